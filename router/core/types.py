@@ -1,0 +1,302 @@
+"""The vocabulary of the scheduler: plain frozen values, standard library only.
+
+Times are seconds of one monotonic clock, handed in by the caller. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum, StrEnum
+
+ReplicaId = int  # counted up from 1, never used twice, so that a late event about a dead replica falls on the floor
+TicketId = int
+LeaseId = int
+DeviceId = str  # "gpu:0", "gpu:1", … or "host"
+
+HOST: DeviceId = "host"
+
+
+class Priority(IntEnum):
+    """Class of a request; a lower number is served earlier."""
+
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+
+
+class DeviceKind(StrEnum):
+    GPU = "gpu"
+    HOST = "host"
+
+
+class Status(StrEnum):
+    """The outward words for a model's state: few and stable."""
+
+    OFF = "off"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A memory that models live in.
+
+    Attributes:
+        id: `gpu:<NVML index>` or `host`.
+        index: NVML index; None for the host.
+        name: what the vendor calls it.
+        total: bytes built in.
+        capacity: bytes that models may take at most: the declared budget, else the total less a safety margin.
+    """
+
+    id: DeviceId
+    kind: DeviceKind
+    index: int | None
+    name: str
+    total: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReading:
+    """What a device shows at one moment; `used + free` may be less than `total` (reserved by the driver)."""
+
+    id: DeviceId
+    total: int
+    used: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one replica is expected to take.
+
+    Attributes:
+        gpu: bytes on accelerators, 0 for a model that runs on the CPU.
+        host: bytes of host RAM.
+        reserve: further bytes of host RAM it may grow into after it is ready (the prompt cache).
+        source: where the figures come from, e.g. `file size` or `observed`.
+    """
+
+    gpu: int
+    host: int
+    reserve: int = 0
+    source: str = "file size"
+
+    @property
+    def total(self) -> int:
+        return self.gpu + self.host
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a replica goes: bytes booked on each device, and the part of the host's that is growth reserve."""
+
+    bytes: Mapping[DeviceId, int]
+    reserve: int = 0
+
+    @property
+    def gpus(self) -> tuple[DeviceId, ...]:
+        return tuple(device for device in self.bytes if device != HOST)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A configured model, as far as scheduling is concerned.
+
+    Attributes:
+        slots: parallel sequences expected of a replica until it tells its own number.
+        need: what to book for the first load.
+        idle_timeout: seconds without work after which it is unloaded; None = never.
+    """
+
+    name: str
+    slots: int
+    need: Need
+    idle_timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A request that asks for a slot.
+
+    Attributes:
+        arrived: when it came.
+        deadline: when it gives up waiting (absolute).
+    """
+
+    id: TicketId
+    model: str
+    priority: Priority
+    arrived: float
+    deadline: float
+
+
+class RejectCode(Enum):
+    """Why a ticket will not get a slot."""
+
+    QUEUE_FULL = "queue_full"
+    TIMEOUT = "timeout"
+    LOAD_FAILED = "load_failed"
+    BACKING_OFF = "backing_off"
+    FAILED = "failed"
+    TOO_LARGE = "too_large"
+    EJECTED = "ejected"
+    SHUTTING_DOWN = "shutting_down"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Commands: what the scheduler wants done. The engine carries them out in order.
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a child for this replica on these devices."""
+
+    replica: ReplicaId
+    model: str
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop this replica's child; nothing of ours is running on it any more, unless `force`."""
+
+    replica: ReplicaId
+    model: str
+    force: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """This ticket has a slot on this replica."""
+
+    ticket: TicketId
+    lease: LeaseId
+    replica: ReplicaId
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """This ticket is out of the queue without a slot."""
+
+    ticket: TicketId
+    model: str
+    code: RejectCode
+    message: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Call `tick` at this time, or earlier."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The outward view of this model is another than before."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """This model's replica gives way to another model."""
+
+    model: str
+    for_model: str
+
+
+Command = Start | Stop | Grant | Reject | WakeAt | Changed | Evicted
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Views: what the outside may know. Built on demand, never kept.
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model as the outside sees it. Times are of the monotonic clock; `None` = does not apply.
+
+    Attributes:
+        reason: why it is in this state, in a sentence (failed, draining, loading).
+        busy: slots with work of ours, abandoned work included.
+        queued: waiters by class.
+        oldest_wait: seconds the longest waiter has waited.
+        booked, seen: bytes per device; `estimate` is what would be booked for the next load.
+        retry_at: when a model that failed will be tried again.
+    """
+
+    name: str
+    status: Status
+    reason: str
+    replica: ReplicaId | None
+    slots: int
+    busy: int
+    queued: Mapping[Priority, int]
+    oldest_wait: float
+    loading_since: float | None
+    ready_since: float | None
+    last_used: float | None
+    retry_at: float | None
+    restarts: int
+    booked: Mapping[DeviceId, int]
+    seen: Mapping[DeviceId, int]
+    estimate: Need
+
+    @property
+    def queue_depth(self) -> int:
+        return sum(self.queued.values())
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """One device as the outside sees it: measured total/used/free, and what the ledger makes of it."""
+
+    device: Device
+    total: int
+    used: int
+    free: int
+    booked: int
+    seen: int
+    available: int  # bytes a new model could book now
+
+    @property
+    def others(self) -> int:
+        """Bytes used by processes that are not ours."""
+        return max(0, self.used - self.seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The knobs of the scheduler.
+
+    Attributes:
+        priority_offsets: seconds added to a ticket's arrival to give its fixed virtual deadline.
+        min_residency: seconds a replica that has work is left alone after it became ready.
+        restart_grace: a child that dies after this many seconds of READY restarts at once, uncounted.
+        failure_limit, failure_window: so many failures within so many seconds make a model FAILED.
+        backoff_base, backoff_cap: first and longest pause after a failure; doubles in between.
+        load_lock: seconds after which a load no longer keeps others off its GPUs.
+    """
+
+    max_models: int = 3
+    max_queue: int = 500
+    priority_offsets: Mapping[Priority, float] = field(
+        default_factory=lambda: {Priority.HIGH: 0.0, Priority.NORMAL: 10.0, Priority.LOW: 60.0}
+    )
+    min_residency: float = 5.0
+    restart_grace: float = 10.0
+    failure_limit: int = 5
+    failure_window: float = 600.0
+    backoff_base: float = 1.0
+    backoff_cap: float = 300.0
+    load_lock: float = 30.0

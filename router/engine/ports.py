@@ -1,0 +1,128 @@
+"""What the engine asks of the world: protocols that backends and devices implement.
+
+A fake implements the same protocols; `tests/contract` holds both to one suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import aiohttp
+
+from router.core.types import Device, DeviceId, DeviceReading, ModelView, Placement, Priority, ReplicaId, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where a request goes: one replica's HTTP server.
+
+    Attributes:
+        url: `http://127.0.0.1:<port>`, no trailing slash.
+        session: this replica's own client session (no pool limit); closed when the replica stops.
+        authorization: value of the `Authorization` header that the child demands. Secret: never log it.
+    """
+
+    url: str
+    session: aiohttp.ClientSession
+    authorization: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotReading:
+    """One slot of a child: `progress` grows while it works (prompt tokens processed + tokens decoded)."""
+
+    id: int
+    busy: bool
+    task: int
+    progress: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildExit:
+    """How a child ended.
+
+    Attributes:
+        code: exit code, negative for a signal (as in `subprocess`).
+        reason: a sentence for people: the child's own words where it left any, e.g.
+            `llama-server exited with code 1: unable to allocate CPU buffer`.
+    """
+
+    code: int
+    reason: str
+
+
+class LaunchError(Exception):
+    """A child could not be started or did not become ready; the message is for people."""
+
+
+class Child(Protocol):
+    """A running llama-server (or what stands for one)."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def upstream(self) -> Upstream: ...
+
+    async def ready(self) -> int:
+        """Wait until it can serve and is proved to be ours; returns its number of slots (≥ 1).
+
+        No deadline of its own: the caller sets one. Raises LaunchError when the child died or is not ours.
+        """
+
+    async def wait(self) -> ChildExit:
+        """Wait for the end of the process. May be awaited by several tasks and after the end."""
+
+    async def healthy(self) -> bool:
+        """One liveness check with a deadline of its own; never raises."""
+
+    async def slots(self) -> tuple[SlotReading, ...]:
+        """The state of its slots. Raises OSError or TimeoutError when it does not answer in time."""
+
+    def tail(self, lines: int = 20) -> str:
+        """The last lines of its log."""
+
+    async def stop(self, *, grace: float) -> ChildExit:
+        """Close our sockets to it, TERM the process group, KILL it after `grace` seconds (0 = at once); idempotent."""
+
+
+class Launcher(Protocol):
+    """Starts children."""
+
+    async def launch(self, model: str, replica: ReplicaId, placement: Placement) -> Child:
+        """Spawn a child and return at once, before it is ready. Raises LaunchError."""
+
+    async def close(self) -> None:
+        """Let go of everything that outlives single children; all of them are stopped by now."""
+
+
+class DeviceMonitor(Protocol):
+    """The memories of this machine."""
+
+    @property
+    def devices(self) -> tuple[Device, ...]: ...
+
+    async def read(self) -> tuple[DeviceReading, ...]:
+        """All devices now. A device that cannot be read keeps its last value; never raises."""
+
+    async def usage(self, pid: int) -> Mapping[DeviceId, int]:
+        """Bytes held by this process and its descendants per device; devices that cannot tell are left out."""
+
+
+class Observer(Protocol):
+    """Told of what happens, synchronously; must not block and must not raise."""
+
+    def model_changed(self, view: ModelView, previous: Status) -> None: ...
+
+    def granted(self, model: str, priority: Priority, waited: float) -> None: ...
+
+    def load_finished(self, model: str, seconds: float, ok: bool) -> None: ...
+
+    def evicted(self, model: str, for_model: str) -> None: ...
+
+    def restarted(self, model: str) -> None: ...
