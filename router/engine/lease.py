@@ -76,6 +76,6 @@ class Lease:
         task, self._task = self._task, None
         self._release(self, self._finished)
         # Only our own cancellation becomes an error; one that came from elsewhere goes on (as asyncio.timeout does).
-        if self._abort_error is not None and kind is asyncio.CancelledError and task is not None:
-            if task.uncancel() <= 0:
-                raise self._abort_error from error
+        reason = self._abort_error if kind is asyncio.CancelledError else None
+        if reason is not None and task is not None and task.uncancel() <= 0:
+            raise reason from error

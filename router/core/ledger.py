@@ -1,0 +1,100 @@
+"""Bytes booked and bytes seen, per device.
+
+A booking is a promise: it stands from the reservation of a replica until its memory has been seen free again. What a
+device reports as free is true only for what is already allocated, so what is booked and not yet seen is taken off it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from router.core.types import HOST, Device, DeviceId, DeviceReading, DeviceView, Placement, ReplicaId
+
+
+@dataclass(slots=True)
+class Booking:
+    """One replica's share of the devices, in bytes per device."""
+
+    booked: dict[DeviceId, int]
+    reserve: int
+    seen: dict[DeviceId, int] = field(default_factory=dict)
+    peak: dict[DeviceId, int] = field(default_factory=dict)
+
+
+class Ledger:
+    """Who has what. One writer: the scheduler."""
+
+    def __init__(self, devices: Iterable[Device]) -> None:
+        self.devices = {device.id: device for device in devices}
+        self._readings = {d.id: DeviceReading(d.id, d.total, 0, d.total) for d in self.devices.values()}
+        self._bookings: dict[ReplicaId, Booking] = {}
+
+    def book(self, replica: ReplicaId, placement: Placement) -> None:
+        self._bookings[replica] = Booking(dict(placement.bytes), placement.reserve)
+
+    def release(self, replica: ReplicaId) -> None:
+        self._bookings.pop(replica, None)
+
+    def observe_devices(self, readings: Iterable[DeviceReading]) -> None:
+        for reading in readings:
+            if reading.id in self.devices:
+                self._readings[reading.id] = reading
+
+    def observe_replica(self, replica: ReplicaId, usage: Mapping[DeviceId, int]) -> None:
+        """What a replica's processes hold now. The booking never falls below the highest value ever seen."""
+        booking = self._bookings.get(replica)
+        if booking is None:
+            return
+        for device, seen in usage.items():
+            booking.seen[device] = seen
+            booking.peak[device] = max(seen, booking.peak.get(device, 0))
+            booking.booked[device] = max(booking.booked.get(device, 0), booking.peak[device])
+
+    def settle(self, replica: ReplicaId) -> None:
+        """The replica is ready: what it was seen to take replaces the estimate, its growth reserve stays booked."""
+        booking = self._bookings[replica]
+        for device, peak in booking.peak.items():
+            booking.booked[device] = peak + (booking.reserve if device == HOST else 0)
+
+    def booked(self, replica: ReplicaId) -> Mapping[DeviceId, int]:
+        booking = self._bookings.get(replica)
+        return {} if booking is None else booking.booked
+
+    def seen(self, replica: ReplicaId) -> Mapping[DeviceId, int]:
+        booking = self._bookings.get(replica)
+        return {} if booking is None else booking.seen
+
+    def peak(self, replica: ReplicaId) -> Mapping[DeviceId, int]:
+        booking = self._bookings.get(replica)
+        return {} if booking is None else booking.peak
+
+    def capacity(self) -> dict[DeviceId, int]:
+        return {device.id: device.capacity for device in self.devices.values()}
+
+    def available(self) -> dict[DeviceId, int]:
+        """Bytes that a new replica could book per device; may be negative after unforeseen growth."""
+        return {device: self._available(device) for device in self.devices}
+
+    def views(self) -> tuple[DeviceView, ...]:
+        return tuple(self._view(device) for device in self.devices.values())
+
+    def _available(self, device: DeviceId) -> int:
+        booked = unseen = 0
+        for booking in self._bookings.values():
+            own = booking.booked.get(device, 0)
+            booked += own
+            unseen += max(0, own - booking.seen.get(device, 0))
+        return min(self.devices[device].capacity - booked, self._readings[device].free - unseen)
+
+    def _view(self, device: Device) -> DeviceView:
+        reading = self._readings[device.id]
+        return DeviceView(
+            device=device,
+            total=reading.total,
+            used=reading.used,
+            free=reading.free,
+            booked=sum(b.booked.get(device.id, 0) for b in self._bookings.values()),
+            seen=sum(b.seen.get(device.id, 0) for b in self._bookings.values()),
+            available=max(0, self._available(device.id)),
+        )

@@ -1,0 +1,134 @@
+"""What the scheduler remembers of models and replicas: mutable, and written by the scheduler alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from router.core.failures import FailureRecord
+from router.core.ledger import Ledger
+from router.core.lifecycle import HEALTH_TRANSITIONS, REPLICA_TRANSITIONS, Health, ReplicaState, outward, step
+from router.core.queue import TicketQueue
+from router.core.types import LeaseId, ModelSpec, Need, Placement, Policy, ReplicaId, Status
+
+
+class Want(IntEnum):
+    """How much a model is wanted in memory though nobody waits for it."""
+
+    NO = 0
+    IF_ROOM = 1  # preload, restart after a crash: never at another's cost
+    EVICT_IDLE = 2  # asked for by an operator
+
+
+@dataclass(slots=True)
+class Replica:
+    """One incarnation of a model."""
+
+    id: ReplicaId
+    model: str
+    placement: Placement
+    slots: int
+    created: float
+    state: ReplicaState = ReplicaState.RESERVED
+    leases: set[LeaseId] = field(default_factory=set)
+    started: float | None = None
+    ready: float | None = None
+    last_used: float = 0.0
+    reason: str = ""
+    makes_room_for: str | None = None
+
+    def to(self, state: ReplicaState) -> None:
+        self.state = step(REPLICA_TRANSITIONS, self.state, state)
+
+    @property
+    def has_free_slot(self) -> bool:
+        return self.state is ReplicaState.READY and len(self.leases) < self.slots
+
+
+@dataclass(slots=True)
+class Model:
+    """One configured model."""
+
+    spec: ModelSpec
+    queue: TicketQueue
+    failures: FailureRecord
+    need: Need
+    replica: Replica | None = None
+    health: Health = Health.AVAILABLE
+    want: Want = Want.NO
+    reason: str = ""
+    retry_at: float | None = None
+    last_used: float | None = None
+    restarts: int = 0
+
+    def to(self, health: Health) -> None:
+        self.health = step(HEALTH_TRANSITIONS, self.health, health)
+
+    @property
+    def status(self) -> Status:
+        return outward(None if self.replica is None else self.replica.state, self.health)
+
+    @property
+    def is_hungry(self) -> bool:
+        """It should be in memory and is not even on its way."""
+        wanted = bool(self.queue) or self.want is not Want.NO
+        return self.replica is None and self.health is Health.AVAILABLE and wanted
+
+    @property
+    def is_idle(self) -> bool:
+        """It is in memory and nobody would miss it now."""
+        replica = self.replica
+        return replica is not None and replica.state is ReplicaState.READY and not replica.leases and not self.queue
+
+    def note_failure(self, reason: str, now: float) -> None:
+        """Count a failure: back off, or give the model up until a reset."""
+        self.reason = reason
+        self.retry_at = self.failures.note(now)
+        if self.retry_at is None:
+            self.to(Health.FAILED)
+            self.want = Want.NO
+        else:
+            self.to(Health.BACKOFF)
+
+    def recover(self) -> None:
+        """It may be tried again."""
+        self.to(Health.AVAILABLE)
+        self.retry_at = None
+        self.reason = ""
+
+    def idle_deadline(self) -> float:
+        """When it will have been idle for too long; infinite when it is not idle or may idle for ever."""
+        if self.spec.idle_timeout is None or self.replica is None or not self.is_idle:
+            return math.inf
+        return self.replica.last_used + self.spec.idle_timeout
+
+    def retry_deadline(self) -> float:
+        """When it is tried again by itself after a failure; a model nobody wants stays as it is."""
+        if self.health is not Health.BACKOFF or self.retry_at is None or not (self.queue or self.want):
+            return math.inf
+        return self.retry_at
+
+    def urgency(self) -> float:
+        """Virtual deadline of its first waiter; infinite when nobody waits."""
+        key = self.queue.head_key()
+        return math.inf if key is None else key
+
+
+@dataclass(slots=True)
+class State:
+    """Everything that a scheduling decision may look at."""
+
+    policy: Policy
+    ledger: Ledger
+    models: dict[str, Model]
+    replicas: dict[ReplicaId, Replica] = field(default_factory=dict)
+
+    def has_open_questions(self) -> bool:
+        """Whether planning could change anything: somebody wants memory, or a place in it is on the move."""
+        if any(model.is_hungry for model in self.models.values()):
+            return True
+        return any(
+            replica.state is ReplicaState.RESERVED or replica.makes_room_for is not None
+            for replica in self.replicas.values()
+        )

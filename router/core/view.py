@@ -1,0 +1,34 @@
+"""The outward picture of one model, made on demand."""
+
+from __future__ import annotations
+
+from router.core.ledger import Ledger
+from router.core.lifecycle import ReplicaState
+from router.core.records import Model
+from router.core.types import ModelView
+
+
+def model_view(model: Model, ledger: Ledger, now: float) -> ModelView:
+    """Describe a model as it is at `now`."""
+    replica = model.replica
+    oldest = model.queue.oldest_arrival()
+    leaving_reason = replica.reason if replica is not None else ""
+    loading = replica is not None and replica.state in (ReplicaState.RESERVED, ReplicaState.STARTING)
+    return ModelView(
+        name=model.spec.name,
+        status=model.status,
+        reason=leaving_reason or model.reason,
+        replica=None if replica is None else replica.id,
+        slots=model.spec.slots if replica is None else replica.slots,
+        busy=0 if replica is None else len(replica.leases),
+        queued=model.queue.by_priority(),
+        oldest_wait=0.0 if oldest is None else now - oldest,
+        loading_since=replica.created if replica is not None and loading else None,
+        ready_since=None if replica is None else replica.ready,
+        last_used=model.last_used,
+        retry_at=model.retry_at,
+        restarts=model.restarts,
+        booked={} if replica is None else dict(ledger.booked(replica.id)),
+        seen={} if replica is None else dict(ledger.seen(replica.id)),
+        estimate=model.need,
+    )

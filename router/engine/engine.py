@@ -1,0 +1,408 @@
+"""Drives the scheduler: the one writer of its state, and the owner of every supervisor.
+
+Everything here runs on one event loop. An event is handed to the scheduler and its commands are carried out in the same
+synchronous step, so a request that finds a free slot is granted without a suspension and without a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from router.core.scheduler import Scheduler
+from router.core.types import (
+    Changed,
+    Command,
+    DeviceView,
+    Evicted,
+    Grant,
+    ModelSpec,
+    ModelView,
+    Policy,
+    Priority,
+    Reject,
+    RejectCode,
+    ReplicaId,
+    Start,
+    Status,
+    Stop,
+    Ticket,
+    TicketId,
+    WakeAt,
+)
+from router.engine.lease import Lease
+from router.engine.limits import Limits
+from router.engine.ports import DeviceMonitor, Launcher, Observer, Upstream
+from router.engine.supervisor import Supervisor
+from router.errors import (
+    ModelBackingOff,
+    ModelEjected,
+    ModelFailed,
+    ModelTooLarge,
+    QueueFull,
+    QueueTimeout,
+    RouterError,
+    ShuttingDown,
+)
+
+_log = logging.getLogger(__name__)
+
+_ERRORS: Mapping[RejectCode, type[RouterError]] = {
+    RejectCode.QUEUE_FULL: QueueFull,
+    RejectCode.TIMEOUT: QueueTimeout,
+    RejectCode.LOAD_FAILED: ModelFailed,
+    RejectCode.BACKING_OFF: ModelBackingOff,
+    RejectCode.FAILED: ModelFailed,
+    RejectCode.TOO_LARGE: ModelTooLarge,
+    RejectCode.EJECTED: ModelEjected,
+    RejectCode.SHUTTING_DOWN: ShuttingDown,
+}
+
+
+class Engine:
+    """Models, their queues and their replicas, behind a handful of calls.
+
+    Use `start` once on a running loop and `close` at the end; in between every method may be called from tasks of that
+    loop only.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Iterable[ModelSpec],
+        policy: Policy,
+        limits: Limits,
+        launcher: Launcher,
+        monitor: DeviceMonitor,
+        observer: Observer,
+    ) -> None:
+        specs = tuple(models)
+        self.names = tuple(spec.name for spec in specs)
+        self.accepting = False
+        self._limits = limits
+        self._launcher = launcher
+        self._monitor = monitor
+        self._observer = observer
+        self._scheduler = Scheduler(policy, specs, monitor.devices)
+        self._ids = itertools.count(1)
+        self._tickets: dict[TicketId, Ticket] = {}
+        self._waiters: dict[TicketId, asyncio.Future[Lease]] = {}
+        self._settled: Lease | RouterError | None = None  # of a ticket answered before anybody awaits it
+        self._supervisors: dict[ReplicaId, Supervisor] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._statuses: dict[str, Status] = dict.fromkeys(self.names, Status.OFF)
+        self._load_started: dict[ReplicaId, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._news = asyncio.Event()
+        self._commands: deque[Command] = deque()
+        self._applying = False
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Read the devices once and take work from now on."""
+        await self._observe()
+        self._own(asyncio.create_task(self._observe_forever(), name="observe memory"))
+        self.accepting = True
+
+    async def close(self, *, drain: float) -> None:
+        """Turn waiters away, let leases run for `drain` seconds, then end every child."""
+        self.accepting = False
+        self._apply(self._scheduler.close())
+        supervised = [task for task in self._tasks if task.get_name() != "observe memory"]
+        if supervised:
+            await asyncio.wait(supervised, timeout=drain)
+        for supervisor in list(self._supervisors.values()):
+            self._abort_leases(supervisor, ShuttingDown("The router is shutting down."))
+            supervisor.stop(force=False)
+        if supervised:
+            await asyncio.wait(supervised, timeout=self._limits.stop_grace + self._limits.reclaim_timeout)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._launcher.close()
+
+    def clock(self) -> float:
+        """Seconds of the monotonic clock that all views use."""
+        return asyncio.get_running_loop().time()
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    async def lease(self, model: str, priority: Priority, *, timeout: float | None = None) -> Lease:
+        """Wait for a slot of `model`; leaving early (cancellation) leaves the queue at once.
+
+        Args:
+            model: canonical name.
+            timeout: longest wait in seconds; never above the configured queue timeout.
+
+        Raises:
+            RouterError: no slot, and why.
+        """
+        now = self.clock()
+        wait = self._limits.queue_timeout if timeout is None else min(timeout, self._limits.queue_timeout)
+        ticket = Ticket(next(self._ids), model, priority, now, now + wait)
+        self._tickets[ticket.id] = ticket
+        self._apply(self._scheduler.submit(ticket, now))
+        settled, self._settled = self._settled, None
+        if settled is None:
+            return await self._wait(ticket)
+        if isinstance(settled, RouterError):
+            raise settled
+        return settled
+
+    async def _wait(self, ticket: Ticket) -> Lease:
+        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._waiters[ticket.id] = future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._released(future.result(), finished=True)  # granted, but nothing was sent
+            else:
+                self._tickets.pop(ticket.id, None)
+                self._apply(self._scheduler.cancel(ticket.id, self.clock()))
+            raise
+        finally:
+            self._waiters.pop(ticket.id, None)
+
+    # -- operators ---------------------------------------------------------------------------------------------------
+
+    def load(self, model: str, *, evict: bool = True) -> None:
+        """Start loading a model though nobody waits; idempotent. Raises ModelFailed, ShuttingDown."""
+        if not self.accepting:
+            raise ShuttingDown("The router is shutting down.", retry_after=5)
+        view = self.view(model)
+        if view.status is Status.FAILED and view.retry_at is None:
+            raise ModelFailed(f"Model '{model}' has failed and waits for a reset: {view.reason}")
+        self._apply(self._scheduler.load(model, self.clock(), evict=evict))
+
+    async def wait_ready(self, model: str, *, timeout: float) -> None:
+        """Wait until a model that is loading is ready. Raises ModelFailed, QueueTimeout."""
+        try:
+            async with asyncio.timeout(timeout):
+                while (view := self.view(model)).status is not Status.READY:
+                    if view.status is Status.FAILED:
+                        raise ModelFailed(f"Model '{model}' {view.reason}")
+                    await self._next_change()
+        except TimeoutError:
+            message = f"Model '{model}' is not ready after {timeout:g} s; the load goes on."
+            raise QueueTimeout(message, retry_after=10) from None
+
+    async def eject(self, model: str, *, force: bool) -> None:
+        """Unload a model and wait until it is out of memory; leases run to their end first, unless `force`."""
+        replica = self.view(model).replica
+        if force and replica in self._supervisors:
+            self._abort_leases(self._supervisors[replica], ModelEjected(f"Model '{model}' was ejected by an operator."))
+        self._apply(self._scheduler.eject(model, self.clock(), force=force))
+        while replica is not None and self.view(model).replica == replica:
+            await self._next_change()
+
+    def reset(self, model: str) -> None:
+        """Forget a model's failures."""
+        self._apply(self._scheduler.reset(model, self.clock()))
+
+    # -- views -------------------------------------------------------------------------------------------------------
+
+    def upstream(self, model: str) -> Upstream | None:
+        """Where a ready model listens, for control calls that take no slot."""
+        view = self.view(model)
+        supervisor = None if view.replica is None else self._supervisors.get(view.replica)
+        if supervisor is None or supervisor.child is None or view.status not in (Status.READY, Status.DRAINING):
+            return None
+        return supervisor.child.upstream
+
+    def view(self, model: str) -> ModelView:
+        return self._scheduler.view(model, self.clock())
+
+    def views(self) -> tuple[ModelView, ...]:
+        return tuple(self.view(name) for name in self.names)
+
+    def devices(self) -> tuple[DeviceView, ...]:
+        return self._scheduler.devices()
+
+    def port(self, model: str) -> int | None:
+        supervisor = self._current(model)
+        return None if supervisor is None or supervisor.child is None else supervisor.child.port
+
+    def pid(self, model: str) -> int | None:
+        supervisor = self._current(model)
+        return None if supervisor is None or supervisor.child is None else supervisor.child.pid
+
+    def tail(self, model: str, lines: int = 20) -> str:
+        """The last lines of the log of a model's current child; empty when it has none."""
+        supervisor = self._current(model)
+        return "" if supervisor is None or supervisor.child is None else supervisor.child.tail(lines)
+
+    # -- commands ----------------------------------------------------------------------------------------------------
+
+    def _apply(self, commands: Iterable[Command]) -> None:
+        """Carry commands out in order; those that come of carrying out one wait for their turn."""
+        self._commands.extend(commands)
+        if self._applying:
+            return
+        self._applying = True
+        try:
+            while self._commands:
+                self._carry_out(self._commands.popleft())
+        finally:
+            self._applying = False
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Grant():
+                self._on_grant(command)
+            case Reject():
+                self._on_reject(command)
+            case Start():
+                self._on_start(command)
+            case Stop():
+                self._supervisors[command.replica].stop(force=command.force)
+            case WakeAt(at):
+                self._wake_at(at)
+            case Changed(model):
+                self._on_changed(model)
+            case Evicted(model, for_model):
+                _log.info("%s makes room for %s", model, for_model)
+                self._observer.evicted(model, for_model)
+
+    def _on_grant(self, command: Grant) -> None:
+        ticket = self._tickets.pop(command.ticket)
+        supervisor = self._supervisors[command.replica]
+        if supervisor.child is None or supervisor.watch is None:
+            raise AssertionError("a replica without a child was granted")
+        now = self.clock()
+        lease = Lease(
+            lease_id=command.lease,
+            model=command.model,
+            replica=command.replica,
+            upstream=supervisor.child.upstream,
+            granted_at=now,
+            release=self._released,
+        )
+        supervisor.watch.add(lease)
+        self._observer.granted(command.model, ticket.priority, now - ticket.arrived)
+        self._answer(ticket.id, lease)
+
+    def _on_reject(self, command: Reject) -> None:
+        self._tickets.pop(command.ticket, None)
+        self._answer(command.ticket, _ERRORS[command.code](command.message, retry_after=command.retry_after))
+
+    def _answer(self, ticket: TicketId, answer: Lease | RouterError) -> None:
+        future = self._waiters.get(ticket)
+        if future is None:
+            self._settled = answer
+        elif future.done():  # cancelled, and not yet noticed by its task
+            if isinstance(answer, Lease):
+                self._released(answer, finished=True)
+        elif isinstance(answer, RouterError):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+    def _on_start(self, command: Start) -> None:
+        supervisor = Supervisor(
+            model=command.model,
+            replica=command.replica,
+            placement=command.placement,
+            launcher=self._launcher,
+            monitor=self._monitor,
+            limits=self._limits,
+            events=self,
+        )
+        self._supervisors[command.replica] = supervisor
+        self._load_started[command.replica] = self.clock()
+        _log.info("loading %s (replica %d) on %s", command.model, command.replica, ", ".join(command.placement.bytes))
+        self._own(asyncio.create_task(supervisor.run(), name=f"replica {command.replica} of {command.model}"))
+
+    def _on_changed(self, model: str) -> None:
+        view = self.view(model)
+        previous, self._statuses[model] = self._statuses[model], view.status
+        self._observer.model_changed(view, previous)
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _wake_at(self, at: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._timer is not None and not self._timer.cancelled() and loop.time() < self._timer.when() <= at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(at, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._apply(self._scheduler.tick(self.clock()))
+
+    # -- events of supervisors and leases ----------------------------------------------------------------------------
+
+    def replica_ready(self, supervisor: Supervisor, slots: int) -> None:
+        now = self.clock()
+        seconds = now - self._load_started.pop(supervisor.replica, now)
+        _log.info("%s is ready after %.2f s: %d slot(s)", supervisor.model, seconds, slots)
+        self._observer.load_finished(supervisor.model, seconds, ok=True)
+        self._apply(self._scheduler.memory_observed((), {supervisor.replica: supervisor.held}, now))
+        self._apply(self._scheduler.replica_ready(supervisor.replica, slots, now))
+
+    def replica_exited(self, supervisor: Supervisor, reason: str) -> None:
+        now = self.clock()
+        before = self.view(supervisor.model)
+        started = self._load_started.pop(supervisor.replica, None)
+        self._apply(self._scheduler.replica_exited(supervisor.replica, reason, now))
+        after = self.view(supervisor.model)
+        if started is not None and after.status is Status.FAILED:
+            self._observer.load_finished(supervisor.model, now - started, ok=False)
+        if after.restarts > before.restarts:
+            self._observer.restarted(supervisor.model)
+        expected = before.status in (Status.STOPPING, Status.DRAINING)
+        _log.log(logging.INFO if expected else logging.ERROR, "%s ended: %s", supervisor.model, reason)
+
+    def replica_reclaimed(self, supervisor: Supervisor) -> None:
+        self._supervisors.pop(supervisor.replica, None)
+        self._apply(self._scheduler.replica_reclaimed(supervisor.replica, self.clock()))
+
+    def lease_ended(self, lease: Lease) -> None:
+        """An abandoned lease's slot has become idle."""
+        self._apply(self._scheduler.end(lease.id, self.clock()))
+
+    def _released(self, lease: Lease, finished: bool) -> None:
+        supervisor = self._supervisors.get(lease.replica)
+        if supervisor is None or supervisor.watch is None:
+            return
+        if finished:
+            supervisor.watch.finish(lease)
+            self._apply(self._scheduler.end(lease.id, self.clock()))
+        else:
+            supervisor.watch.abandon(lease)
+
+    def _abort_leases(self, supervisor: Supervisor, error: RouterError) -> None:
+        for lease in () if supervisor.watch is None else supervisor.watch.leases:
+            lease.abort(error)
+
+    # -- tasks -------------------------------------------------------------------------------------------------------
+
+    async def _observe_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.observe_interval)
+            await self._observe()
+
+    async def _observe(self) -> None:
+        readings = await self._monitor.read()
+        supervisors = list(self._supervisors.values())
+        usage = {supervisor.replica: await supervisor.observe(readings) for supervisor in supervisors}
+        self._apply(self._scheduler.memory_observed(readings, usage, self.clock()))
+
+    def _current(self, model: str) -> Supervisor | None:
+        replica = self.view(model).replica
+        return None if replica is None else self._supervisors.get(replica)
+
+    async def _next_change(self) -> None:
+        await self._news.wait()
+
+    def _own(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,189 @@
+"""One replica's life outside the scheduler: launch, readiness, liveness, end, and the return of its memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, Protocol
+
+from router.core.types import DeviceId, DeviceReading, Placement, ReplicaId
+from router.engine.lease import Lease
+from router.engine.limits import Limits
+from router.engine.ports import Child, ChildExit, DeviceMonitor, Launcher, LaunchError
+from router.engine.slot_watch import SlotWatch
+
+_log = logging.getLogger(__name__)
+
+_RECLAIM_INTERVAL = 0.1
+# Of what a replica was seen to hold on a GPU, the part that must be free again before it counts as given back.
+_RECLAIMED_SHARE = 0.9
+
+
+class SupervisorEvents(Protocol):
+    """What a supervisor reports; implemented by the engine."""
+
+    def replica_ready(self, supervisor: Supervisor, slots: int) -> None: ...
+
+    def replica_exited(self, supervisor: Supervisor, reason: str) -> None: ...
+
+    def replica_reclaimed(self, supervisor: Supervisor) -> None: ...
+
+    def lease_ended(self, lease: Lease) -> None: ...
+
+
+class Supervisor:
+    """Owns one child from its launch to the return of its memory; `run` is its whole life."""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        replica: ReplicaId,
+        placement: Placement,
+        launcher: Launcher,
+        monitor: DeviceMonitor,
+        limits: Limits,
+        events: SupervisorEvents,
+    ) -> None:
+        self.model = model
+        self.replica = replica
+        self.placement = placement
+        self.child: Child | None = None
+        self.watch: SlotWatch | None = None
+        # GPU bytes by the change of the device around the load, for where NVML does not show our processes.
+        self._measured: dict[DeviceId, int] = {}
+        # The last observation while the child lived: what it held, and what its devices showed as used.
+        self._held: dict[DeviceId, int] = {}
+        self._used: dict[DeviceId, int] = {}
+        self._launcher = launcher
+        self._monitor = monitor
+        self._limits = limits
+        self._events = events
+        self._stop_wanted = asyncio.Event()
+        self._grace = limits.stop_grace
+
+    def stop(self, *, force: bool) -> None:
+        """End the child; `force` skips the grace period."""
+        if force:
+            self._grace = 0.0
+        self._stop_wanted.set()
+
+    async def run(self) -> None:
+        """From launch to reclaimed memory. Reports each step; only a cancellation leaves it early."""
+        try:
+            ended = await self._live()
+        except Exception as error:  # noqa: BLE001  a bug here must not leave the scheduler waiting for ever
+            _log.exception("supervisor of %s failed", self.model)
+            ended = ChildExit(1, f"internal error in its supervisor: {error!r}")
+        self._events.replica_exited(self, ended.reason)
+        try:
+            await self._reclaim()
+        finally:
+            self._events.replica_reclaimed(self)
+
+    async def observe(self, readings: Iterable[DeviceReading]) -> Mapping[DeviceId, int]:
+        """Bytes the child holds now per device, with the devices' readings of the same moment."""
+        if self.child is None:
+            return {}
+        self._held = self._measured | dict(await self._monitor.usage(self.child.pid))
+        self._used = {reading.id: reading.used for reading in readings}
+        return self._held
+
+    @property
+    def held(self) -> Mapping[DeviceId, int]:
+        """What the last observation showed."""
+        return self._held
+
+    async def _live(self) -> ChildExit:
+        before = await self._gpu_used()
+        try:
+            child = await self._launcher.launch(self.model, self.replica, self.placement)
+        except LaunchError as error:
+            return ChildExit(1, str(error))
+        self.child = child
+        self.watch = watch = SlotWatch(child, self._limits, self._events.lease_ended)
+        try:
+            return await self._attend(child, watch, before)
+        finally:
+            # Also when this task is cancelled: a child never outlives its supervisor.
+            await asyncio.shield(child.stop(grace=self._grace))
+
+    async def _attend(self, child: Child, watch: SlotWatch, before: Mapping[DeviceId, int]) -> ChildExit:
+        """Until the child ends, is told to, or has to."""
+        ended = await _first(
+            child.wait(),
+            self._serve(child, watch, before),
+            self._until_stop(child),
+        )
+        if ended.code == 0 and not self._stop_wanted.is_set():
+            return ChildExit(0, ended.reason or "exited with code 0 though nobody had asked it to")
+        return ended
+
+    async def _until_stop(self, child: Child) -> ChildExit:
+        await self._stop_wanted.wait()
+        return await child.stop(grace=self._grace)
+
+    async def _serve(self, child: Child, watch: SlotWatch, before: Mapping[DeviceId, int]) -> ChildExit:
+        limit = self._limits.load_timeout
+        try:
+            async with asyncio.timeout(limit):
+                slots = await child.ready()
+        except TimeoutError:
+            return ChildExit(1, f"was not ready within {limit:g} s (load_timeout_sec)")
+        except LaunchError as error:
+            return ChildExit(1, str(error))
+        await self._measure(child, before)
+        self._events.replica_ready(self, slots)
+        return await _first(self._check_health(child), watch.run())
+
+    async def _check_health(self, child: Child) -> ChildExit:
+        failures = 0
+        while failures < self._limits.health_failures:
+            # After a failure, ask again soon: a replica that hangs should be found before the next interval is over.
+            await asyncio.sleep(self._limits.health_interval / (1 if failures == 0 else 10))
+            failures = 0 if await child.healthy() else failures + 1
+        return ChildExit(1, f"did not answer {failures} health checks in a row")
+
+    async def _gpu_used(self) -> dict[DeviceId, int]:
+        gpus = self.placement.gpus
+        if not gpus:
+            return {}
+        return {reading.id: reading.used for reading in await self._monitor.read() if reading.id in gpus}
+
+    async def _measure(self, child: Child, before: Mapping[DeviceId, int]) -> None:
+        """Where the monitor cannot tell what the child holds on a GPU, take the change of the device."""
+        shown = await self._monitor.usage(child.pid)
+        after = await self._gpu_used()
+        self._measured = {gpu: max(0, used - before.get(gpu, used)) for gpu, used in after.items() if gpu not in shown}
+        await self.observe(await self._monitor.read())
+
+    async def _reclaim(self) -> None:
+        """Wait until the GPUs show the dead child's memory as free, or until the deadline.
+
+        Host memory is free once the process has been reaped; a GPU's driver may take a moment longer.
+        """
+        expected = {gpu: self._used[gpu] - _RECLAIMED_SHARE * self._held.get(gpu, 0)
+                    for gpu in self.placement.gpus if gpu in self._used}  # fmt: skip
+        limit = self._limits.reclaim_timeout
+        try:
+            async with asyncio.timeout(limit):
+                while expected:
+                    used = await self._gpu_used()
+                    if all(used.get(gpu, 0) <= most for gpu, most in expected.items()):
+                        return
+                    await asyncio.sleep(_RECLAIM_INTERVAL)
+        except TimeoutError:
+            _log.warning("the GPU memory of %s was not seen free %g s after its end", self.model, limit)
+
+
+async def _first(*ways: Coroutine[Any, Any, ChildExit]) -> ChildExit:
+    """The result of the way that ends first (in a tie, of the one named first); the others are cancelled."""
+    tasks = [asyncio.create_task(way) for way in ways]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task for task in tasks if task.done()).result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,6 @@
+"""Start llama-router: `python run.py` is `python -m router`."""
+
+from router.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

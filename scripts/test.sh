@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Everything: lint, types, import contracts, then the tests: ./scripts/test.sh [arguments of pytest].
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
+prepare requirements.txt requirements-dev.txt
+cd "$root"
+scripts/check.sh
+exec "$python" -m pytest "$@"

@@ -1,0 +1,152 @@
+"""Drives the real scheduler under a clock of its own, so that tests read like a transcript."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from router.core.scheduler import Scheduler
+from router.core.types import (
+    HOST,
+    Command,
+    Device,
+    DeviceKind,
+    Evicted,
+    Grant,
+    LeaseId,
+    ModelSpec,
+    Need,
+    Policy,
+    Priority,
+    Reject,
+    ReplicaId,
+    Start,
+    Status,
+    Stop,
+    Ticket,
+    TicketId,
+    WakeAt,
+)
+
+GIB = 1024**3
+
+
+def host(gib: int = 16) -> Device:
+    return Device(HOST, DeviceKind.HOST, None, "RAM", gib * GIB, gib * GIB)
+
+
+def gpu(index: int, gib: int = 16) -> Device:
+    return Device(f"gpu:{index}", DeviceKind.GPU, index, f"GPU {index}", gib * GIB, gib * GIB)
+
+
+def cpu_model(name: str, gib: float = 1, *, slots: int = 1, idle_timeout: float | None = None) -> ModelSpec:
+    return ModelSpec(name, slots, Need(0, int(gib * GIB)), idle_timeout)
+
+
+def gpu_model(name: str, gib: float = 1, *, slots: int = 1) -> ModelSpec:
+    return ModelSpec(name, slots, Need(int(gib * GIB), 0))
+
+
+class Drive:
+    """A scheduler, the time, and everything it has commanded so far."""
+
+    def __init__(
+        self, models: Iterable[ModelSpec], *, devices: Iterable[Device] | None = None, policy: Policy | None = None
+    ) -> None:
+        self.now = 1000.0
+        self.specs = {spec.name: spec for spec in models}
+        self.scheduler = Scheduler(policy or Policy(), self.specs.values(), devices or [host()])
+        self.granted: dict[TicketId, Grant] = {}
+        self.rejected: dict[TicketId, Reject] = {}
+        self.started: list[Start] = []
+        self.stopped: list[Stop] = []
+        self.evicted: list[Evicted] = []
+        self.wake: float | None = None
+        self._tickets = 0
+
+    def ask(self, model: str, priority: Priority = Priority.NORMAL, *, timeout: float = 240.0) -> TicketId:
+        self._tickets += 1
+        ticket = Ticket(self._tickets, model, priority, self.now, self.now + timeout)
+        self.take(self.scheduler.submit(ticket, self.now))
+        return ticket.id
+
+    def leave(self, ticket: TicketId) -> None:
+        self.take(self.scheduler.cancel(ticket, self.now))
+
+    def end(self, ticket: TicketId) -> None:
+        self.take(self.scheduler.end(self.lease(ticket), self.now))
+
+    def lease(self, ticket: TicketId) -> LeaseId:
+        return self.granted[ticket].lease
+
+    def replica(self, model: str) -> ReplicaId:
+        found = self.scheduler.view(model, self.now).replica
+        assert found is not None, f"{model} has no replica"
+        return found
+
+    def ready(self, model: str, *, slots: int | None = None) -> None:
+        self.take(self.scheduler.replica_ready(self.replica(model), slots or self.specs[model].slots, self.now))
+
+    def exit(self, model: str, reason: str = "gone", *, reclaim: bool = True) -> None:
+        replica = self.replica(model)
+        self.take(self.scheduler.replica_exited(replica, reason, self.now))
+        if reclaim:
+            self.take(self.scheduler.replica_reclaimed(replica, self.now))
+
+    def load(self, model: str, *, evict: bool = True) -> None:
+        self.take(self.scheduler.load(model, self.now, evict=evict))
+
+    def eject(self, model: str, *, force: bool = False) -> None:
+        self.take(self.scheduler.eject(model, self.now, force=force))
+
+    def reset(self, model: str) -> None:
+        self.take(self.scheduler.reset(model, self.now))
+
+    def serve(self, model: str) -> TicketId:
+        """Bring a cold model to READY with one request running on it."""
+        ticket = self.ask(model)
+        self.ready(model)
+        assert ticket in self.granted
+        return ticket
+
+    def rest(self, model: str) -> None:
+        """Bring a cold model to READY and idle."""
+        self.end(self.serve(model))
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass; the scheduler is woken whenever it has asked for it."""
+        until = self.now + seconds
+        while self.wake is not None and self.wake <= until:
+            self.now, self.wake = max(self.now, self.wake), None
+            self.take(self.scheduler.tick(self.now))
+        self.now = until
+
+    def status(self, model: str) -> Status:
+        return self.scheduler.view(model, self.now).status
+
+    def statuses(self) -> Mapping[str, Status]:
+        return {name: self.status(name) for name in self.specs}
+
+    def starts(self) -> list[str]:
+        return [start.model for start in self.started]
+
+    def take(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            match command:
+                case Grant():
+                    assert command.ticket not in self.granted, "granted twice"
+                    assert command.ticket not in self.rejected, "granted after a rejection"
+                    self.granted[command.ticket] = command
+                case Reject():
+                    assert command.ticket not in self.granted, "rejected after a grant"
+                    assert command.ticket not in self.rejected, "rejected twice"
+                    self.rejected[command.ticket] = command
+                case Start():
+                    self.started.append(command)
+                case Stop():
+                    self.stopped.append(command)
+                case Evicted():
+                    self.evicted.append(command)
+                case WakeAt(at):
+                    self.wake = at if self.wake is None else min(self.wake, at)
+                case _:
+                    pass

@@ -1,0 +1,167 @@
+"""Placement: the examples of the rule, and what holds for every need and every machine."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.core.placement import Shortage, place
+from router.core.types import HOST, DeviceId, Need, Placement
+
+MIB = 1024**2
+CAPACITY = {"gpu:0": 24_000 * MIB, "gpu:1": 16_000 * MIB, HOST: 60_000 * MIB}
+
+
+def _gpu(mib: int, host: int = 512) -> Need:
+    return Need(gpu=mib * MIB, host=host * MIB)
+
+
+def _free(gpu0: int, gpu1: int, host: int = 60_000) -> dict[DeviceId, int]:
+    return {"gpu:0": gpu0 * MIB, "gpu:1": gpu1 * MIB, HOST: host * MIB}
+
+
+def _placed(need: Need, free: dict[DeviceId, int]) -> Placement:
+    answer = place(need, free, CAPACITY)
+    assert isinstance(answer, Placement), answer
+    return answer
+
+
+def _short(need: Need, free: dict[DeviceId, int]) -> Shortage:
+    answer = place(need, free, CAPACITY)
+    assert isinstance(answer, Shortage), answer
+    return answer
+
+
+def test_the_tightest_gpu_that_is_enough() -> None:
+    assert _placed(_gpu(8_000), _free(20_000, 9_000)).bytes == {"gpu:1": 8_000 * MIB, HOST: 512 * MIB}
+
+
+def test_equal_gpus_are_filled_in_order() -> None:
+    assert _placed(_gpu(8_000), _free(9_000, 9_000)).gpus == ("gpu:0",)
+
+
+def test_a_cpu_model_takes_the_host_alone() -> None:
+    placement = _placed(Need(gpu=0, host=3 * MIB, reserve=2 * MIB), _free(0, 0))
+    assert placement == Placement(bytes={HOST: 5 * MIB}, reserve=2 * MIB)
+
+
+def test_too_big_for_one_gpu_is_split_by_capacity() -> None:
+    assert _placed(_gpu(30_000), _free(24_000, 16_000)).bytes == {
+        "gpu:0": 18_000 * MIB,
+        "gpu:1": 12_000 * MIB,
+        HOST: 512 * MIB,
+    }
+
+
+def test_a_model_that_would_fit_one_gpu_waits_for_it_and_is_not_split() -> None:
+    shortage = _short(_gpu(20_000), _free(15_000, 16_000))
+    assert shortage.missing == {"gpu:0": 5_000 * MIB}
+    assert not shortage.never
+
+
+def test_more_than_all_gpus_spills_to_the_host() -> None:
+    placement = _placed(_gpu(50_000), _free(24_000, 16_000))
+    assert placement.bytes == {"gpu:0": 24_000 * MIB, "gpu:1": 16_000 * MIB, HOST: 10_512 * MIB}
+
+
+def test_without_gpus_all_goes_to_the_host() -> None:
+    answer = place(_gpu(1_000), {HOST: 2_000 * MIB}, {HOST: 2_000 * MIB})
+    assert answer == Placement(bytes={HOST: 1_512 * MIB})
+
+
+def test_the_shortage_is_on_the_gpu_that_lacks_least() -> None:
+    assert _short(_gpu(8_000), _free(2_000, 7_000)).missing == {"gpu:1": 1_000 * MIB}
+
+
+def test_an_overdrawn_device_lacks_what_it_is_overdrawn_too() -> None:
+    assert _short(_gpu(20_000), _free(-500, 0)).missing == {"gpu:0": 20_500 * MIB}
+
+
+def test_short_on_the_host_only() -> None:
+    shortage = _short(_gpu(8_000), _free(24_000, 16_000, host=500))
+    assert shortage.missing == {HOST: 12 * MIB}
+    assert shortage.message == (
+        "needs 8,000 MiB on gpu:1 (16,000 MiB of 16,000 MiB free) and 512 MiB on host (500 MiB of 60,000 MiB free): "
+        "12 MiB short on host"
+    )
+
+
+def test_the_message_of_one_that_never_fits_holds_the_arithmetic() -> None:
+    shortage = _short(_gpu(150_000), _free(24_000, 16_000))
+    assert shortage.never
+    assert shortage.message == (
+        "needs 24,000 MiB on gpu:0 (at most 24,000 MiB) and 16,000 MiB on gpu:1 (at most 16,000 MiB) and 110,512 MiB "
+        "on host (at most 60,000 MiB); it can never fit: choose a smaller model or quantisation, or raise "
+        "system.memory_budget_mb"
+    )
+
+
+def test_a_byte_too_much_is_not_rounded_away() -> None:
+    shortage = place(Need(gpu=0, host=MIB + 1), {HOST: MIB}, {HOST: 2 * MIB})
+    assert isinstance(shortage, Shortage)
+    assert shortage.message == "needs 2 MiB on host (1 MiB of 2 MiB free): 1 MiB short on host"
+
+
+SIZES = st.integers(0, 1000)
+NEEDS = st.builds(Need, gpu=SIZES, host=SIZES, reserve=SIZES)
+
+
+@st.composite
+def machines(draw: st.DrawFn) -> tuple[dict[DeviceId, int], dict[DeviceId, int]]:
+    """(free, capacity) of a machine with up to four GPUs; free may be negative and above capacity."""
+    devices = [f"gpu:{index}" for index in range(draw(st.integers(0, 4)))] + [HOST]
+    capacity = {device: draw(st.integers(0, 1000)) for device in devices}
+    free = {device: draw(st.integers(-100, 1100)) for device in devices}
+    return free, capacity
+
+
+@given(need=NEEDS, machine=machines())
+def test_every_answer_adds_up(need: Need, machine: tuple[dict[DeviceId, int], dict[DeviceId, int]]) -> None:
+    free, capacity = machine
+    answer = place(need, free, capacity)
+    if isinstance(answer, Placement):
+        assert sum(answer.bytes.values()) == need.total + need.reserve
+        assert answer.reserve == need.reserve
+        assert all(0 < size <= min(free[device], capacity[device]) for device, size in answer.bytes.items())
+        assert answer.bytes.get(HOST, 0) >= need.host + need.reserve
+    else:
+        assert answer.missing
+        assert all(size > 0 for size in answer.missing.values())
+
+
+@given(need=NEEDS, machine=machines())
+def test_never_means_not_even_on_empty_devices(
+    need: Need, machine: tuple[dict[DeviceId, int], dict[DeviceId, int]]
+) -> None:
+    free, capacity = machine
+    answer = place(need, free, capacity)
+    empty = place(need, capacity, capacity)
+    if isinstance(answer, Shortage):
+        assert answer.never == isinstance(empty, Shortage)
+    else:
+        assert isinstance(empty, Placement)
+
+
+@given(need=NEEDS, machine=machines())
+def test_freeing_what_is_missing_is_enough(
+    need: Need, machine: tuple[dict[DeviceId, int], dict[DeviceId, int]]
+) -> None:
+    free, capacity = machine
+    answer = place(need, free, capacity)
+    if isinstance(answer, Shortage) and not answer.never:
+        freed = {device: min(size, capacity[device]) + answer.missing.get(device, 0) for device, size in free.items()}
+        assert isinstance(place(need, freed, capacity), Placement)
+
+
+@given(need=NEEDS, machine=machines())
+def test_more_room_never_hurts(need: Need, machine: tuple[dict[DeviceId, int], dict[DeviceId, int]]) -> None:
+    free, capacity = machine
+    if isinstance(place(need, free, capacity), Placement):
+        assert isinstance(place(need, {device: size + 50 for device, size in free.items()}, capacity), Placement)
+
+
+@pytest.mark.parametrize("size", [0, 1, 39_999, 40_000])
+def test_a_split_is_exact(size: int) -> None:
+    capacity = {"gpu:0": 13_333, "gpu:1": 13_333, "gpu:2": 13_334, HOST: 0}
+    answer = place(Need(gpu=size, host=0), capacity, capacity)
+    assert isinstance(answer, Placement)
+    assert sum(answer.bytes.values()) == size
