@@ -1,0 +1,138 @@
+"""The real scheduler under random events: what must hold after every one of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from router.core.lifecycle import ReplicaState
+from router.core.types import Policy, Priority
+from tests.support.drive import Drive, cpu_model, gpu, gpu_model, host
+
+MODELS = [
+    cpu_model("a", 2, slots=2, idle_timeout=20),
+    cpu_model("b", 5),
+    gpu_model("c", 9),
+    gpu_model("d", 10, slots=3),
+    cpu_model("huge", 99),
+]
+NAMES = [spec.name for spec in MODELS]
+names = st.sampled_from(NAMES)
+
+
+class RouterMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drive = Drive(MODELS, devices=[host(8), gpu(0), gpu(1, 11)], policy=Policy(max_models=2, max_queue=5))
+        self.asked: set[int] = set()
+        self.left: set[int] = set()
+        self.over: set[int] = set()
+
+    @rule(model=names, priority=st.sampled_from(Priority), timeout=st.integers(1, 120), count=st.integers(1, 4))
+    def ask(self, model: str, priority: Priority, timeout: int, count: int) -> None:
+        for _ in range(count):
+            self.asked.add(self.drive.ask(model, priority, timeout=timeout))
+
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        waiting = sorted(self.asked - set(self.drive.granted) - set(self.drive.rejected) - self.left)
+        if waiting:
+            ticket = data.draw(st.sampled_from(waiting))
+            self.left.add(ticket)
+            self.drive.leave(ticket)
+
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        running = sorted(set(self.drive.granted) - self.over)
+        if running:
+            ticket = data.draw(st.sampled_from(running))
+            self.over.add(ticket)
+            self.drive.end(ticket)
+
+    @rule(data=st.data(), slots=st.integers(1, 4))
+    def ready(self, data: st.DataObject, slots: int) -> None:
+        if (model := self.draw_in(data, ReplicaState.STARTING)) is not None:
+            self.drive.ready(model, slots=slots)
+
+    @rule(data=st.data(), reclaim=st.booleans())
+    def exit(self, data: st.DataObject, reclaim: bool) -> None:
+        if (model := self.draw_in(data, ReplicaState.STOPPING)) is not None:
+            self.drive.exit(model, reclaim=reclaim)
+
+    @rule(data=st.data(), reclaim=st.booleans())
+    def crash(self, data: st.DataObject, reclaim: bool) -> None:
+        alive = (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING)
+        if (model := self.draw_in(data, *alive)) is not None:
+            self.drive.exit(model, reclaim=reclaim)
+
+    @rule(data=st.data())
+    def reclaimed(self, data: st.DataObject) -> None:
+        if (model := self.draw_in(data, ReplicaState.RECLAIMING)) is not None:
+            self.drive.take(self.drive.scheduler.replica_reclaimed(self.drive.replica(model), self.drive.now))
+
+    @rule(model=names, evict=st.booleans())
+    def load(self, model: str, evict: bool) -> None:
+        self.drive.load(model, evict=evict)
+
+    @rule(model=names, force=st.booleans())
+    def eject(self, model: str, force: bool) -> None:
+        self.drive.eject(model, force=force)
+
+    @rule(model=names)
+    def reset(self, model: str) -> None:
+        self.drive.reset(model)
+
+    @rule(seconds=st.floats(0, 90))
+    def sleep(self, seconds: float) -> None:
+        self.drive.sleep(seconds)
+
+    def draw_in(self, data: st.DataObject, *states: ReplicaState) -> str | None:
+        """A model whose replica is in one of these states; None when there is none."""
+        found = sorted(r.model for r in self.drive.scheduler.replicas.values() if r.state in states)
+        return data.draw(st.sampled_from(found)) if found else None
+
+    @invariant()
+    def nothing_is_overbooked(self) -> None:
+        for device in self.drive.scheduler.devices():
+            assert 0 <= device.booked <= device.device.capacity
+
+    @invariant()
+    def the_count_is_kept(self) -> None:
+        replicas = self.drive.scheduler.replicas.values()
+        assert len(replicas) <= 2
+        assert all(count == 1 for count in Counter(replica.model for replica in replicas).values())
+
+    @invariant()
+    def slots_are_not_oversubscribed(self) -> None:
+        for replica in self.drive.scheduler.replicas.values():
+            assert len(replica.leases) <= replica.slots
+
+    @invariant()
+    def each_ticket_is_waiting_or_answered_once(self) -> None:
+        waiting = sum(self.drive.scheduler.view(name, self.drive.now).queue_depth for name in NAMES)
+        answered = set(self.drive.granted) | set(self.drive.rejected)
+        assert waiting == len(self.asked - answered - self.left)
+
+    @invariant()
+    def nobody_waits_beside_a_free_slot(self) -> None:
+        for replica in self.drive.scheduler.replicas.values():
+            if replica.has_free_slot:
+                assert self.drive.scheduler.view(replica.model, self.drive.now).queue_depth == 0
+
+    @invariant()
+    def only_what_is_not_generating_is_stopped(self) -> None:
+        for replica in self.drive.scheduler.replicas.values():
+            if replica.state is ReplicaState.STOPPING and replica.leases:
+                assert any(stop.replica == replica.id and stop.force for stop in self.drive.stopped)
+
+    @invariant()
+    def no_waiter_is_past_its_deadline(self) -> None:
+        for name in NAMES:
+            assert self.drive.scheduler.view(name, self.drive.now).oldest_wait <= 120
+
+
+TestInvariants = RouterMachine.TestCase
+TestInvariants.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
