@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 
@@ -49,6 +50,8 @@ from router.errors import (
 )
 
 _log = logging.getLogger(__name__)
+
+_TIMER_SLACK = 0.002
 
 _ERRORS: Mapping[RejectCode, type[RouterError]] = {
     RejectCode.QUEUE_FULL: QueueFull,
@@ -96,6 +99,7 @@ class Engine:
         self._statuses: dict[str, Status] = dict.fromkeys(self.names, Status.OFF)
         self._load_started: dict[ReplicaId, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._news = asyncio.Event()
         self._commands: deque[Command] = deque()
         self._applying = False
@@ -108,10 +112,14 @@ class Engine:
         self._own(asyncio.create_task(self._observe_forever(), name="observe memory"))
         self.accepting = True
 
-    async def close(self, *, drain: float) -> None:
-        """Turn waiters away, let leases run for `drain` seconds, then end every child."""
+    def begin_close(self) -> None:
+        """Turn waiters away and take no new work; what runs runs on. Idempotent."""
         self.accepting = False
         self._apply(self._scheduler.close())
+
+    async def close(self, *, drain: float) -> None:
+        """Turn waiters away, let leases run for `drain` seconds, then end every child."""
+        self.begin_close()
         supervised = [task for task in self._tasks if task.get_name() != "observe memory"]
         if supervised:
             await asyncio.wait(supervised, timeout=drain)
@@ -129,7 +137,7 @@ class Engine:
 
     def clock(self) -> float:
         """Seconds of the monotonic clock that all views use."""
-        return asyncio.get_running_loop().time()
+        return time.monotonic()
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -327,12 +335,15 @@ class Engine:
         self._news = asyncio.Event()
 
     def _wake_at(self, at: float) -> None:
-        loop = asyncio.get_running_loop()
-        if self._timer is not None and not self._timer.cancelled() and loop.time() < self._timer.when() <= at:
+        """Have a tick at this time, unless an earlier one is due."""
+        if self._timer is not None and self._timer_at <= at:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(at, self._tick)
+        self._timer_at = at
+        # The loop's clock may be coarser than ours: never a tick too early.
+        delay = max(0.0, at - self.clock()) + _TIMER_SLACK
+        self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
 
     def _tick(self) -> None:
         self._timer = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -49,7 +50,7 @@ class Lease:
 
     def progress(self) -> None:
         """A piece of content arrived."""
-        self.last_progress = asyncio.get_running_loop().time()
+        self.last_progress = monotonic()
 
     def finish(self) -> None:
         """The upstream's answer has been read to its end, so its slot is idle again."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from time import monotonic
 from typing import Never
 
 from router.engine.lease import Lease
@@ -60,18 +61,17 @@ class SlotWatch:
 
     async def run(self) -> Never:
         """Look after the leases until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
             if not self._serving and not self._abandoned:
                 self._work.clear()
             await self._work.wait()
             await self._pause()
-            now = loop.time()
+            now = monotonic()
             self._enforce_limit(now)
             quiet = self._quiet(now)
             if quiet or self._abandoned:
                 await self._look(quiet)
-            self._enforce_stall(loop.time())
+            self._enforce_stall(monotonic())
 
     async def _pause(self) -> None:
         """Between two rounds; an abandoned lease shortens it."""
@@ -93,7 +93,7 @@ class SlotWatch:
             slots = await self._child.slots()
         except (OSError, TimeoutError):
             return  # the health check finds out what is wrong
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         moving = sum(1 for slot in slots if slot.busy and self._moved(slot))
         self._last_slots = {slot.id: slot for slot in slots}
         talking = len(self._serving) - len(quiet)

@@ -1,0 +1,103 @@
+"""Children that do what a test tells them, behind the engine's ports."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from router.core.types import HOST, Device, DeviceId, DeviceKind, DeviceReading, Placement, ReplicaId
+from router.engine.ports import ChildExit, LaunchError, SlotReading, Upstream
+
+GIB = 1024**3
+
+
+class FakeChild:
+    def __init__(self, model: str, replica: ReplicaId) -> None:
+        self.model = model
+        self.replica = replica
+        self.pid = 100_000 + replica
+        self.port = 9000 + replica
+        # No request is sent in these tests, so the session need not exist.
+        self.upstream = Upstream(f"http://127.0.0.1:{self.port}", object.__new__(aiohttp.ClientSession), "Bearer x")
+        self.slot_count = 1
+        self.readings: tuple[SlotReading, ...] = ()
+        self.is_healthy = True
+        self.health_checks = 0
+        self.stops: list[float] = []
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._exit: asyncio.Future[ChildExit] = asyncio.get_running_loop().create_future()
+
+    def become_ready(self, slots: int = 1) -> None:
+        self.slot_count = slots
+        if not self._ready.done():
+            self._ready.set_result(None)
+
+    def die(self, reason: str = "killed", code: int = -9) -> None:
+        if not self._exit.done():
+            self._exit.set_result(ChildExit(code, reason))
+
+    async def ready(self) -> int:
+        await asyncio.wait({self._ready, self._exit}, return_when=asyncio.FIRST_COMPLETED)
+        if self._exit.done():
+            raise LaunchError(self._exit.result().reason)
+        return self.slot_count
+
+    async def wait(self) -> ChildExit:
+        return await asyncio.shield(self._exit)
+
+    async def healthy(self) -> bool:
+        self.health_checks += 1
+        return self.is_healthy
+
+    async def slots(self) -> tuple[SlotReading, ...]:
+        return self.readings
+
+    def tail(self, lines: int = 20) -> str:
+        return "log"
+
+    async def stop(self, *, grace: float) -> ChildExit:
+        self.stops.append(grace)
+        self.die("stopped", -15)
+        return await self.wait()
+
+
+@dataclass
+class FakeLauncher:
+    """Launches children that become ready at once, unless told otherwise."""
+
+    ready_at_once: bool = True
+    slots: int = 1
+    refuse: str = ""
+    children: list[FakeChild] = field(default_factory=list)
+    closed: bool = False
+
+    async def launch(self, model: str, replica: ReplicaId, placement: Placement) -> FakeChild:
+        if self.refuse:
+            raise LaunchError(self.refuse)
+        child = FakeChild(model, replica)
+        if self.ready_at_once:
+            child.become_ready(self.slots)
+        self.children.append(child)
+        return child
+
+    async def close(self) -> None:
+        self.closed = True
+
+    @property
+    def models(self) -> list[str]:
+        return [child.model for child in self.children]
+
+
+class FakeDevices:
+    """16 GiB of RAM of which nobody takes any."""
+
+    devices = (Device(HOST, DeviceKind.HOST, None, "RAM", 16 * GIB, 16 * GIB),)
+
+    async def read(self) -> tuple[DeviceReading, ...]:
+        return (DeviceReading(HOST, 16 * GIB, 0, 16 * GIB),)
+
+    async def usage(self, pid: int) -> Mapping[DeviceId, int]:
+        return {HOST: GIB // 2}

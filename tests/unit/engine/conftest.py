@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from router.core.types import ModelView, Policy, Priority, Status
+from router.engine.engine import Engine
+from router.engine.limits import Limits
+from tests.fakes.launcher import FakeDevices, FakeLauncher
+from tests.support.drive import cpu_model
+from tests.support.waiting import until
+
+
+@dataclass
+class Recorder:
+    """An observer that keeps what it is told."""
+
+    statuses: list[tuple[str, Status]] = field(default_factory=list)
+    loads: list[tuple[str, bool]] = field(default_factory=list)
+    evictions: list[tuple[str, str]] = field(default_factory=list)
+    restarts: list[str] = field(default_factory=list)
+    grants: list[tuple[str, Priority]] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def model_changed(self, view: ModelView, previous: Status) -> None:
+        self.statuses.append((view.name, view.status))
+        self.news.set()
+
+    def granted(self, model: str, priority: Priority, waited: float) -> None:
+        self.grants.append((model, priority))
+
+    def load_finished(self, model: str, seconds: float, ok: bool) -> None:
+        self.loads.append((model, ok))
+
+    def evicted(self, model: str, for_model: str) -> None:
+        self.evictions.append((model, for_model))
+
+    def restarted(self, model: str) -> None:
+        self.restarts.append(model)
+
+
+@dataclass
+class Bench:
+    """An engine with fakes around it."""
+
+    engine: Engine
+    launcher: FakeLauncher
+    seen: Recorder
+
+    async def until(self, met: Callable[[], bool]) -> None:
+        await until(met)
+
+
+@pytest.fixture
+def bench() -> Callable[..., object]:
+    @asynccontextmanager
+    async def make(
+        *names: str, launcher: FakeLauncher | None = None, policy: Policy | None = None, **limits: float
+    ) -> AsyncIterator[Bench]:
+        launcher = launcher or FakeLauncher()
+        seen = Recorder()
+        engine = Engine(
+            models=[cpu_model(name) for name in names or ("a",)],
+            policy=policy or Policy(),
+            limits=Limits(**{"health_interval": 3600.0, **limits}),  # type: ignore[arg-type]
+            launcher=launcher,
+            monitor=FakeDevices(),
+            observer=seen,
+        )
+        await engine.start()
+        try:
+            yield Bench(engine, launcher, seen)
+        finally:
+            await engine.close(drain=0.05)
+
+    return make

@@ -1,0 +1,245 @@
+"""The engine with real tasks and fake children."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from router.core.types import Policy, Priority, Status
+from router.engine.ports import SlotReading
+from router.errors import (
+    GenerationTimeout,
+    ModelEjected,
+    ModelFailed,
+    QueueTimeout,
+    ShuttingDown,
+    UpstreamStalled,
+)
+from tests.fakes.launcher import FakeLauncher
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_twenty_first_requests_start_one_child(bench: Any) -> None:
+    async with bench() as b:
+        served = 0
+
+        async def request() -> None:
+            nonlocal served
+            async with await b.engine.lease("a", Priority.NORMAL) as lease:
+                served += 1
+                lease.finish()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(request())
+        assert served == 20
+        assert b.launcher.models == ["a"]
+        assert b.seen.loads == [("a", True)]
+
+
+async def test_a_free_slot_is_granted_without_a_suspension(bench: Any) -> None:
+    async with bench() as b:
+        async with await b.engine.lease("a", Priority.NORMAL) as lease:
+            lease.finish()
+        granting = b.engine.lease("a", Priority.NORMAL)
+        with pytest.raises(StopIteration) as done:
+            granting.send(None)
+        lease = done.value.value
+        async with lease:
+            lease.finish()
+
+
+async def test_a_waiter_that_leaves_is_not_granted(bench: Any) -> None:
+    async with bench() as b:
+        first = await b.engine.lease("a", Priority.NORMAL)
+        async with first:
+            second = asyncio.create_task(b.engine.lease("a", Priority.NORMAL))
+            third = asyncio.create_task(b.engine.lease("a", Priority.NORMAL))
+            await b.until(lambda: b.engine.view("a").queue_depth == 2)
+            second.cancel()
+            await asyncio.gather(second, return_exceptions=True)
+            first.finish()
+        async with await third as lease:
+            lease.finish()
+        assert len(b.seen.grants) == 2
+
+
+async def test_a_grant_that_meets_a_cancellation_gives_its_slot_back(bench: Any) -> None:
+    async with bench() as b:
+        first = await b.engine.lease("a", Priority.NORMAL)
+        async with first:
+            waiting = asyncio.create_task(b.engine.lease("a", Priority.NORMAL))
+            await b.until(lambda: b.engine.view("a").queue_depth == 1)
+            first.finish()
+        waiting.cancel()  # granted already, but the task has not run since
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert b.engine.view("a").busy == 0
+
+
+async def test_a_waiter_gives_up_in_time_and_is_told_when_to_come_back(bench: Any) -> None:
+    async with bench(launcher=FakeLauncher(ready_at_once=False)) as b:
+        with pytest.raises(QueueTimeout) as refused:
+            await b.engine.lease("a", Priority.NORMAL, timeout=0.05)
+        assert refused.value.headers()["retry-after"].isdigit()
+        assert b.engine.view("a").status is Status.LOADING
+
+
+async def test_a_failed_load_tells_every_waiter_the_reason(bench: Any) -> None:
+    async with bench(launcher=FakeLauncher(ready_at_once=False)) as b:
+        waiting = [asyncio.create_task(b.engine.lease("a", Priority.NORMAL)) for _ in range(3)]
+        await b.until(lambda: b.launcher.children != [])
+        b.launcher.children[0].die("model is corrupted", 1)
+        for error in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(error, ModelFailed)
+            assert "model is corrupted" in error.message
+            assert error.headers()["x-should-retry"] == "false"
+        assert b.engine.view("a").status is Status.FAILED
+        assert b.seen.loads == [("a", False)]
+
+
+async def test_a_child_that_cannot_be_launched_is_a_failed_load(bench: Any) -> None:
+    async with bench(launcher=FakeLauncher(refuse="no such file: /x/llama-server")) as b:
+        with pytest.raises(ModelFailed, match="/x/llama-server"):
+            await b.engine.lease("a", Priority.NORMAL)
+
+
+async def test_a_load_that_takes_too_long_is_ended(bench: Any) -> None:
+    async with bench(launcher=FakeLauncher(ready_at_once=False), load_timeout=0.05) as b:
+        with pytest.raises(ModelFailed, match="load_timeout_sec"):
+            await b.engine.lease("a", Priority.NORMAL)
+        await b.until(lambda: b.launcher.children[0].stops != [])
+
+
+async def test_a_child_that_dies_later_is_replaced(bench: Any) -> None:
+    async with bench(policy=Policy(restart_grace=0.0)) as b:
+        async with await b.engine.lease("a", Priority.NORMAL) as lease:
+            lease.finish()
+        b.launcher.children[0].die()
+        await b.until(lambda: len(b.launcher.children) == 2)
+        await b.until(lambda: b.engine.view("a").status is Status.READY)
+        assert b.seen.restarts == ["a"]
+
+
+async def test_a_child_that_stops_answering_is_replaced(bench: Any) -> None:
+    async with bench(policy=Policy(restart_grace=0.0), health_interval=0.02) as b:
+        b.engine.load("a")
+        await b.engine.wait_ready("a", timeout=5)
+        b.launcher.children[0].is_healthy = False
+        await b.until(lambda: len(b.launcher.children) == 2)
+        assert b.launcher.children[0].health_checks >= 3
+        assert b.launcher.children[0].stops
+
+
+async def test_the_least_recently_used_makes_room(bench: Any) -> None:
+    async with bench("a", "b", "c", policy=Policy(max_models=2)) as b:
+        for name in "abc":
+            async with await b.engine.lease(name, Priority.NORMAL) as lease:
+                lease.finish()
+        assert b.seen.evictions == [("a", "c")]
+        assert [view.status for view in b.engine.views()] == [Status.OFF, Status.READY, Status.READY]
+
+
+async def test_eject_waits_for_what_runs(bench: Any) -> None:
+    async with bench() as b:
+        lease = await b.engine.lease("a", Priority.NORMAL)
+        async with lease:
+            ejecting = asyncio.create_task(b.engine.eject("a", force=False))
+            await b.until(lambda: b.engine.view("a").status is Status.DRAINING)
+            assert not b.launcher.children[0].stops
+            lease.finish()
+        await ejecting
+        assert b.engine.view("a").status is Status.OFF
+
+
+async def test_a_forced_eject_tells_what_it_cut(bench: Any) -> None:
+    async with bench() as b:
+
+        async def request() -> None:
+            async with await b.engine.lease("a", Priority.NORMAL):
+                await asyncio.Event().wait()
+
+        running = asyncio.create_task(request())
+        await b.until(lambda: b.engine.view("a").busy == 1)
+        await b.engine.eject("a", force=True)
+        with pytest.raises(ModelEjected):
+            await running
+
+
+async def test_an_abandoned_slot_stays_busy_until_the_child_shows_it_idle(bench: Any) -> None:
+    async with bench() as b:
+        async with await b.engine.lease("a", Priority.NORMAL):
+            b.launcher.children[0].readings = (SlotReading(0, busy=True, task=1, progress=1),)
+        following = asyncio.create_task(b.engine.lease("a", Priority.NORMAL))
+        await b.until(lambda: b.engine.view("a").queue_depth == 1)
+        assert b.engine.view("a").busy == 1
+        b.launcher.children[0].readings = (SlotReading(0, busy=False, task=1, progress=1),)
+        async with await following as lease:
+            lease.finish()
+
+
+async def test_a_lease_without_progress_ends_with_an_error(bench: Any) -> None:
+    async with bench(request_timeout=0.2) as b:
+        with pytest.raises(UpstreamStalled):
+            async with await b.engine.lease("a", Priority.NORMAL):
+                await asyncio.Event().wait()
+
+
+async def test_slots_that_move_count_as_progress(bench: Any) -> None:
+    async with bench(request_timeout=0.2, generation_timeout=1.0) as b:
+        with pytest.raises(GenerationTimeout):
+            async with await b.engine.lease("a", Priority.NORMAL):
+                child = b.launcher.children[0]
+                steps = iter(range(1_000_000))
+                original = child.slots
+
+                async def moving() -> tuple[SlotReading, ...]:
+                    child.readings = (SlotReading(0, busy=True, task=1, progress=next(steps)),)
+                    return await original()
+
+                child.slots = moving
+                await asyncio.Event().wait()
+
+
+async def test_a_cancellation_from_elsewhere_stays_one(bench: Any) -> None:
+    async with bench() as b:
+
+        async def request() -> None:
+            async with await b.engine.lease("a", Priority.NORMAL):
+                await asyncio.Event().wait()
+
+        running = asyncio.create_task(request())
+        await b.until(lambda: b.engine.view("a").busy == 1)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
+async def test_closing_ends_every_child_and_refuses_new_work(bench: Any) -> None:
+    async with bench("a", "b") as b:
+        b.engine.load("a")
+        await b.engine.wait_ready("a", timeout=5)
+        lease = await b.engine.lease("b", Priority.NORMAL)
+        b.engine.begin_close()
+        with pytest.raises(ShuttingDown):
+            await b.engine.lease("a", Priority.NORMAL)
+        async with lease:
+            lease.finish()
+    assert all(child.stops for child in b.launcher.children)
+    assert b.launcher.closed
+
+
+async def test_loading_a_failed_model_asks_for_a_reset(bench: Any) -> None:
+    launcher = FakeLauncher(refuse="broken")
+    async with bench(launcher=launcher, policy=Policy(failure_limit=1)) as b:
+        with pytest.raises(ModelFailed):
+            await b.engine.lease("a", Priority.NORMAL)
+        with pytest.raises(ModelFailed, match="reset"):
+            b.engine.load("a")
+        launcher.refuse = ""
+        b.engine.reset("a")
+        b.engine.load("a")
+        await b.engine.wait_ready("a", timeout=5)
