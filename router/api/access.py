@@ -1,0 +1,125 @@
+"""Who may come in.
+
+With a key: whoever shows it. Without: only this machine, and not by way of a proxy or of a web page that was made to
+point here (DNS rebinding), unless `api.allow_unauthenticated` opens the door.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Iterable
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from router.api.errors import response_to
+from router.api.services import Services
+from router.errors import AuthenticationFailed, Forbidden, RouterError
+
+_STATUS_STREAMS = frozenset(("/v1/models/status/stream", "/metrics/stream"))
+_METRICS = frozenset(("/metrics", "/metrics/stream"))
+_FORWARDING = frozenset((b"forwarded", b"via", b"x-real-ip"))
+
+
+class AccessMiddleware:
+    """Lets a request through, or answers it with 401 or 403."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        settings = services.settings
+        self._app = app
+        self._tickets = services.tickets
+        self._key = _digest_of(settings.api_key.get_secret_value()) if settings.api_key else None
+        self._metrics_token = _digest_of(settings.metrics_token.get_secret_value()) if settings.metrics_token else None
+        self._open = settings.api.allow_unauthenticated
+        self._origins = frozenset(settings.api.cors_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
+            response = response_to(refusal, scope)
+            if refusal.status == 401:
+                response.headers["www-authenticate"] = "Bearer"
+            await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> RouterError | None:
+        path = scope["path"]
+        if path in {"/health", "/healthz"} or path.startswith("/health/"):
+            return None
+        if self._key is None and (self._open or _is_local(scope, self._origins)):
+            return None
+        if self._has_credential(scope, path):
+            return None
+        if self._key is not None:
+            return AuthenticationFailed(
+                "Missing or wrong API key. Send it as `Authorization: Bearer …` or `x-api-key`."
+            )
+        return Forbidden(
+            "Without an API key only this machine itself is served. Set API_KEY, or api.allow_unauthenticated to true."
+        )
+
+    def _has_credential(self, scope: Scope, path: str) -> bool:
+        shown = [_digest(value) for value in _credentials(scope["headers"])]
+        if self._key is not None and any(hmac.compare_digest(value, self._key) for value in shown):
+            return True
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        # A scraper's token is for the router's own metrics: `?model=` would load models.
+        for_metrics = self._metrics_token if path in _METRICS and "model" not in query else None
+        if for_metrics is not None and any(hmac.compare_digest(value, for_metrics) for value in shown):
+            return True
+        return path in _STATUS_STREAMS and "ticket" in query and self._tickets.redeem(query["ticket"][0])
+
+
+def _digest(value: bytes) -> bytes:
+    return hashlib.sha256(value).digest()
+
+
+def _digest_of(secret: str) -> bytes:
+    return _digest(secret.encode())
+
+
+def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    found = []
+    for name, value in headers:
+        if name == b"x-api-key":
+            found.append(value.strip())
+        elif name == b"authorization":
+            scheme, _, token = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                found.append(token.strip())
+    return found
+
+
+def _is_local(scope: Scope, origins: frozenset[str]) -> bool:
+    """A loopback peer that speaks to a loopback name, for itself, and not out of a foreign web page."""
+    client = scope.get("client")
+    if client is None or not _is_loopback(client[0]):
+        return False
+    for name, value in scope["headers"]:
+        if name in _FORWARDING or name.startswith(b"x-forwarded-"):
+            return False
+        text = value.decode("latin-1")
+        if name == b"host" and not _is_loopback_name(f"//{text}"):
+            return False
+        if name == b"origin" and not {text, "*"} & origins and not _is_loopback_name(text):
+            return False
+    return True
+
+
+def _is_loopback_name(url: str) -> bool:
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    return host == "localhost" or _is_loopback(host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

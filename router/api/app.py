@@ -1,0 +1,52 @@
+"""The FastAPI app: routes in order of precedence, middleware from the outside in."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from router import __version__
+from router.api import openapi
+from router.api.access import AccessMiddleware
+from router.api.boundary import Boundary
+from router.api.errors import add_error_handlers
+from router.api.routes import inference, live, management, models, monitoring, upstream
+from router.api.services import Services
+
+
+def create_app(services: Services) -> FastAPI:
+    """The app, with `services` in `app.state.services`. Starting and stopping them is the caller's."""
+    app = FastAPI(
+        title="llama-router",
+        version=__version__,
+        summary="One OpenAI-compatible endpoint in front of every GGUF model you own",
+        middleware=_middleware(services),
+        redirect_slashes=False,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    app.state.services = services
+    add_error_handlers(app)
+    # The hot paths first: routes are tried in order.
+    app.router.routes[:0] = inference.routes(services)
+    for module in (live, management, monitoring):
+        app.include_router(module.router)
+    app.router.routes += upstream.routes(services)
+    # Last, since `/v1/models/{model}` takes whatever is left below it.
+    app.include_router(models.router)
+    openapi.install(app)
+    return app
+
+
+def _middleware(services: Services) -> list[Middleware]:
+    """Preflights carry no key, so CORS stands before access; it also adds its headers to refusals that way."""
+    origins = services.settings.api.cors_origins
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "retry-after"],
+    )
+    return [Middleware(Boundary), *([cors] if origins else []), Middleware(AccessMiddleware, services=services)]

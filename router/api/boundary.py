@@ -1,0 +1,114 @@
+"""The outermost layer: request id, access log, and the boundary behind which no exception escapes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from router.api.context import RequestContext, attach, context_of
+from router.api.disconnect import ClientDisconnected
+from router.api.endpoints import dialect_of
+from router.api.errors import HeadersTooLarge, response_to, unexpected
+from router.api.paths import without_trailing_slash
+from router.errors import RouterError
+from router.proxy.dialect import Dialect
+
+_access = logging.getLogger("router.access")
+_SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_PLAIN = re.compile(r"[\x21\x23-\x7e]+")
+_MOST_HEADER_BYTES = 16 * 1024
+_CLIENT_GONE = 499  # nginx's word for it; never sent
+
+
+class AbortFilter(logging.Filter):
+    """For the logger `uvicorn.error`: drops its complaint about responses that were left incomplete on purpose."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.msg != "ASGI callable returned without completing response."
+
+
+class Boundary:
+    """Pure ASGI, so that a client's disconnect stays visible to the handlers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope = without_trailing_slash(scope)
+        context = RequestContext(_request_id(scope), dialect_of(scope["path"]), time.perf_counter())
+        attach(scope, context)
+
+        async def observed_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                context.status = message["status"]
+                _add_request_id(message, context)
+            elif message["type"] == "http.response.body":
+                context.sent += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._guarded(scope, receive, observed_send)
+        finally:
+            _log_access(scope, context)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = context_of(scope)
+        try:
+            _check_size(scope)
+            await self._app(scope, receive, send)
+        except ClientDisconnected:
+            context.status = _CLIENT_GONE
+        except Exception as error:  # noqa: BLE001 - the outermost boundary
+            # A response under way is left incomplete, which aborts the connection.
+            response = response_to(error, scope) if isinstance(error, RouterError) else unexpected(scope, error)
+            if not context.status:
+                await response(scope, receive, send)
+
+
+def _check_size(scope: Scope) -> None:
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > _MOST_HEADER_BYTES:
+        raise HeadersTooLarge(f"The request has more than {_MOST_HEADER_BYTES // 1024} KB of headers.")
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
+            return str(value, "ascii")
+    return uuid.uuid4().hex
+
+
+def _add_request_id(message: Message, context: RequestContext) -> None:
+    headers = MutableHeaders(raw=list(message.get("headers", ())))
+    headers["x-request-id"] = context.request_id
+    if context.dialect is Dialect.ANTHROPIC:
+        headers["request-id"] = context.request_id
+    message["headers"] = headers.raw
+
+
+def _log_access(scope: Scope, context: RequestContext) -> None:
+    if not _access.isEnabledFor(logging.INFO):
+        return
+    _access.info(
+        "method=%s path=%s status=%d ms=%.1f model=%s bytes=%d id=%s",
+        _plain(scope["method"]),
+        _plain(scope["path"]),
+        context.status,
+        (time.perf_counter() - context.started) * 1000,
+        _plain(context.model or "-"),
+        context.sent,
+        context.request_id,
+    )
+
+
+def _plain(text: str) -> str:
+    """As it is when it is one printable word, else quoted with everything odd escaped."""
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)

@@ -1,0 +1,71 @@
+"""Which models there are, and what answers at `/`. Never waits for a model."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from router import __version__
+from router.api.exchange import configured_model
+from router.api.services import Services
+
+router = APIRouter(tags=["Models"])
+_STARTED = int(time.time())
+
+
+class ModelEntry(BaseModel):
+    """A model as OpenAI's SDKs know it, with its further names and its state."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = _STARTED
+    owned_by: str = "llama-router"
+    aliases: list[str]
+    status: str
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelEntry]
+
+
+class Greeting(BaseModel):
+    name: str = "llama-router"
+    version: str = __version__
+    docs: str = "/docs"
+    models: str = "/v1/models"
+
+
+@router.get("/", summary="What this is")
+async def greeting() -> Greeting:
+    return Greeting()
+
+
+@router.get("/v1/models", summary="The configured models")
+@router.get("/models", include_in_schema=False)
+async def list_models(request: Request) -> ModelList:
+    services: Services = request.app.state.services
+    return ModelList(data=[_entry(services, name) for name in services.engine.names])
+
+
+@router.get("/v1/models/{model:path}", summary="One model")
+async def retrieve_model(model: str, request: Request) -> ModelEntry:
+    services: Services = request.app.state.services
+    return _entry(services, configured_model(services.settings, model))
+
+
+@router.head("/", include_in_schema=False)
+@router.head("/v1/models", include_in_schema=False)
+@router.head("/models", include_in_schema=False)
+async def nothing() -> Response:
+    """Clients ask with HEAD whether somebody is there."""
+    return Response()
+
+
+def _entry(services: Services, name: str) -> ModelEntry:
+    aliases = list(services.settings.models[name].aliases)
+    return ModelEntry(id=name, aliases=aliases, status=services.engine.view(name).status.value)

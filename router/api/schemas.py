@@ -1,0 +1,178 @@
+"""What the management routes take and answer; `/docs` is made from these models, and from those of `figures`.
+
+Sizes: `…_bytes` are bytes, `…_mb` are units of 2^20 bytes, rounded down. Times: ISO 8601 in UTC, or seconds where the
+name ends in `_sec`. Fields that do not apply are left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from router.core.types import ModelView, Priority, Status
+
+MIB = 1 << 20
+
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Request(Schema):
+    model_config = ConfigDict(strict=True)
+
+
+class WallClock:
+    """Turns times of the engine's monotonic clock into the time of day, by the difference of the two now."""
+
+    def __init__(self, monotonic_now: float) -> None:
+        self._offset = time.time() - monotonic_now
+
+    def at(self, moment: float | None) -> datetime | None:
+        """The time of day, to the millisecond."""
+        if moment is None:
+            return None
+        return datetime.fromtimestamp(round(moment + self._offset, 3), UTC)
+
+
+class ErrorBody(Schema):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorEnvelope(Schema):
+    """OpenAI's shape."""
+
+    error: ErrorBody
+
+
+class LoadRequest(_Request):
+    """Start loading a model."""
+
+    model: str = Field(description="alias, or one of its further names")
+    wait: bool = Field(default=False, description="answer when it is ready, instead of at once")
+
+
+class EjectRequest(_Request):
+    """Unload a model."""
+
+    model: str = Field(description="alias, or one of its further names")
+    force: bool = Field(default=False, description="cut running generations instead of waiting for their end")
+
+
+class ModelAction(Schema):
+    """What became of the model that a request was about."""
+
+    model: str
+    status: Status
+
+
+class Queued(Schema):
+    """Waiting requests by class."""
+
+    high: Count = 0
+    normal: Count = 0
+    low: Count = 0
+
+    @classmethod
+    def of(cls, view: ModelView) -> Self:
+        return cls(**{priority.name.lower(): view.queued.get(priority, 0) for priority in Priority})
+
+
+class ModelStatus(Schema):
+    """One model. A model that was never used is just `{"status": "off"}`."""
+
+    status: Status
+    reason: str | None = Field(default=None, description="why it is in this state")
+    port: int | None = None
+    pid: int | None = None
+    vram_mb: Count | None = Field(default=None, description="seen on GPUs; host RAM on a machine without a GPU")
+    slots: Count | None = None
+    busy: Count | None = Field(default=None, description="slots at work")
+    queued: Queued | None = None
+    oldest_wait_sec: Seconds | None = None
+    loading_since: datetime | None = None
+    loaded_at: datetime | None = None
+    last_used: datetime | None = None
+    retry_at: datetime | None = Field(default=None, description="when a model that failed is tried again")
+    restarts: Count | None = None
+
+    @classmethod
+    def of(
+        cls, view: ModelView, clock: WallClock, *, memory: int, port: int | None = None, pid: int | None = None
+    ) -> Self:
+        """Describe `view`; `memory` is what the model is seen to hold, in bytes."""
+        lives = view.replica is not None
+        waits = view.queue_depth > 0
+        return cls(
+            status=view.status,
+            reason=view.reason or None,
+            port=port if lives else None,
+            pid=pid if lives else None,
+            vram_mb=memory // MIB if lives and memory else None,
+            slots=view.slots if lives else None,
+            busy=view.busy if lives else None,
+            queued=Queued.of(view) if lives or waits else None,
+            oldest_wait_sec=round(view.oldest_wait, 3) if waits else None,
+            loading_since=clock.at(view.loading_since),
+            loaded_at=clock.at(view.ready_since),
+            last_used=clock.at(view.last_used),
+            retry_at=clock.at(view.retry_at),
+            restarts=view.restarts or None,
+        )
+
+
+class ModelUpdate(ModelStatus):
+    """A change of one model, as the status stream tells it."""
+
+    alias: str
+
+
+class ServerStatus(Schema):
+    status: Literal["ready", "unavailable"] = Field(description="unavailable while starting up or shutting down")
+
+
+class FullStatus(Schema):
+    """All models."""
+
+    server: ServerStatus
+    models: dict[str, ModelStatus]
+    summary: dict[Status, Count] = Field(description="models per status; a status that no model has is left out")
+
+    @classmethod
+    def of(cls, models: Mapping[str, ModelStatus], *, accepting: bool) -> Self:
+        counts = Counter(model.status for model in models.values())
+        return cls(
+            server=ServerStatus(status="ready" if accepting else "unavailable"),
+            models=dict(models),
+            summary=dict(counts),
+        )
+
+
+class FailedModels(Schema):
+    """The models that failed: those that will be tried again have `retry_at`, the others need a reset."""
+
+    models: dict[str, ModelStatus]
+
+
+class StreamTicket(Schema):
+    """For `?ticket=` of the status streams; good once."""
+
+    ticket: str
+    expires_in: int = Field(description="seconds")
+
+
+def request_body(schema: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI entry of a body that is read by `router.api.dependencies.body_of`."""
+    content = {"application/json": {"schema": schema.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}

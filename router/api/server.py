@@ -1,0 +1,87 @@
+"""The HTTP server: uvicorn with shutdown signals that reach the engine first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound, listening socket; port 0 takes any free one. Raises OSError with a sentence for people."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(error.errno, f"Cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+class Server(uvicorn.Server):
+    """Serves until SIGTERM or SIGINT.
+
+    uvicorn waits for connections before anything else learns of the signal, and raises the signal anew afterwards,
+    which would end the process before the children are stopped. So the signals are handled here: the first calls
+    `on_exit` and lets open requests finish, the second drops them.
+
+    Args:
+        on_listening: called once requests are accepted.
+        on_exit: called at the first signal, before connections are waited for.
+        drain: seconds that open requests may take after it.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, on_listening: Callable[[], None], on_exit: Callable[[], None], drain: float
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=True,
+                proxy_headers=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=round(drain),
+                ws="none",
+            )
+        )
+        self._on_listening = on_listening
+        self._on_exit = on_exit
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_listening()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        try:
+            for number in _SIGNALS:
+                loop.add_signal_handler(number, self.exit, number)
+        except NotImplementedError:  # Windows
+            with super().capture_signals():
+                yield
+            return
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def exit(self, number: int) -> None:
+        """Start to shut down; called again, hurry."""
+        logging.getLogger(__name__).info("%s: shutting down", signal.Signals(number).name)
+        if self.should_exit:
+            self.force_exit = True
+            return
+        self._on_exit()
+        self.should_exit = True

@@ -1,0 +1,78 @@
+"""What the handlers work with: one value, made by the composition root and kept in `app.state.services`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from router.api.body import BodyBudget
+from router.api.tickets import TicketOffice
+from router.config import Settings
+from router.core.types import DeviceView, ModelView, Priority
+from router.engine.lease import Lease
+from router.engine.ports import Upstream
+from router.telemetry.metrics import Telemetry
+from router.telemetry.status import StatusBus
+
+
+class Engine(Protocol):
+    """What the API asks of the engine. Every `model` is a canonical name."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Canonical names in the order of the configuration."""
+
+    @property
+    def accepting(self) -> bool:
+        """False while the router starts up or shuts down."""
+
+    async def lease(self, model: str, priority: Priority, *, timeout: float | None = None) -> Lease:
+        """Wait for a slot, loading the model if need be. Raises the RouterError that ended the wait."""
+
+    def upstream(self, model: str) -> Upstream | None:
+        """The ready replica, for calls that take no slot; None when there is none."""
+
+    def load(self, model: str) -> None:
+        """Start loading (idempotent). Raises ModelFailed, ShuttingDown."""
+
+    async def wait_ready(self, model: str, *, timeout: float) -> None:
+        """Wait until it is ready. Raises ModelFailed, QueueTimeout."""
+
+    async def eject(self, model: str, *, force: bool) -> None:
+        """Drain, unload, and return when it is off (idempotent); `force` ends what is running."""
+
+    def reset(self, model: str) -> None:
+        """Forget its failures."""
+
+    def view(self, model: str) -> ModelView: ...
+
+    def views(self) -> tuple[ModelView, ...]: ...
+
+    def devices(self) -> tuple[DeviceView, ...]: ...
+
+    def tail(self, model: str, lines: int = 20) -> str:
+        """The last lines of its child's log."""
+
+    def port(self, model: str) -> int | None: ...
+
+    def pid(self, model: str) -> int | None: ...
+
+    def clock(self) -> float:
+        """The monotonic clock of the views."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Attributes:
+    budget: bytes of request bodies held at once, see `api.max_buffered_mb`.
+    server_info: what `/health` tells about the router and its llama.cpp.
+    """
+
+    settings: Settings
+    engine: Engine
+    telemetry: Telemetry
+    status: StatusBus
+    tickets: TicketOffice
+    budget: BodyBudget
+    server_info: Mapping[str, str]

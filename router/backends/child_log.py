@@ -1,0 +1,155 @@
+"""The log of one model's children: a rotated file, bounded on disk, and the last lines in memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import quote
+
+_log = logging.getLogger(__name__)
+
+MAX_FILE_BYTES = 5 * 1024 * 1024  # of the current file and of its one predecessor
+MAX_LINE_BYTES = 8 * 1024
+RING_LINES = 200
+_MAX_NAME = 200  # file systems allow 255 bytes
+_RETRY_SEC = 30.0
+_REDACTED = b"[redacted]"
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# Tails end up in terminals, pages and error messages: no control character may forge a line there.
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def log_file_name(model: str) -> str:
+    """A safe file name for an alias; different aliases have different names.
+
+    Percent-encoded; beyond 200 characters the end is replaced by a digest. (On a file system that ignores case,
+    aliases that differ in case alone share a file.)
+    """
+    # `quote` leaves letters, digits and _.-~ alone, and encodes its own escape character.
+    name = quote(model, safe="")
+    if len(name) > _MAX_NAME:
+        name = f"{name[:150]}-{sha256(model.encode()).hexdigest()}"
+    return f"{name}.log"
+
+
+class ChildLog:
+    """Takes a child's output as it comes, in chunks. Never raises and never blocks on a full disk.
+
+    Args:
+        path: the file; its predecessor is kept as `<path>.1`.
+        secrets: strings that are blotted out of every line.
+    """
+
+    def __init__(
+        self, path: Path, *, secrets: Sequence[str] = (), max_bytes: int = MAX_FILE_BYTES, ring_lines: int = RING_LINES
+    ) -> None:
+        self.path = path
+        self._secrets = tuple(secret.encode() for secret in secrets if secret)
+        # Kept of an over-long line, so that a secret at the place of the cut is still seen whole.
+        self._margin = max((len(secret) for secret in self._secrets), default=0)
+        self._max_bytes = max_bytes
+        self._ring: deque[str] = deque(maxlen=ring_lines)
+        self._partial = bytearray()
+        self._cut = 0  # bytes dropped from the line that is coming in
+        self._file: int | None = None
+        self._size = 0
+        self._retry_at = 0.0
+        self._closed = False
+
+    def feed(self, data: bytes) -> None:
+        """The next chunk of output."""
+        *lines, rest = data.split(b"\n")
+        out = []
+        for line in lines:
+            self._collect(line)
+            out.append(self._take())
+        self._collect(rest)
+        if out:
+            self._write(out)
+
+    def note(self, text: str) -> None:
+        """A line of our own, marked as such and dated."""
+        self._write([f"--- {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} {text}"])
+
+    def start_over(self) -> None:
+        """Forget the lines in memory: what follows is another process."""
+        self._ring.clear()
+
+    def lines(self) -> tuple[str, ...]:
+        """The child's last lines, oldest first, the one that is coming in included."""
+        return (*self._ring, self._clean()) if self._partial else tuple(self._ring)
+
+    def tail(self, lines: int = 20) -> str:
+        """The last lines as one text."""
+        return "\n".join(self.lines()[-lines:]) if lines > 0 else ""
+
+    def close(self) -> None:
+        """End an unfinished line and close the file; the tail stays."""
+        if self._partial:
+            self._write([self._take()])
+        self._closed = True
+        self._close_file()
+
+    def _collect(self, piece: bytes) -> None:
+        room = MAX_LINE_BYTES + self._margin - len(self._partial)
+        self._partial += piece[:room]
+        self._cut += max(0, len(piece) - room)
+
+    def _take(self) -> str:
+        """The line that is complete now; it is in the ring as well."""
+        line = self._clean()
+        self._partial.clear()
+        self._cut = 0
+        self._ring.append(line)
+        return line
+
+    def _clean(self) -> str:
+        line = bytes(self._partial)
+        for secret in self._secrets:
+            line = line.replace(secret, _REDACTED)
+        keep = min(MAX_LINE_BYTES, len(line) - (self._margin if self._cut else 0))
+        dropped = len(line) - keep + self._cut
+        text = _CONTROL.sub("", _ANSI.sub("", line[:keep].decode("utf-8", "replace")))
+        return f"{text} … [{dropped} bytes cut]" if dropped else text
+
+    def _write(self, lines: Sequence[str]) -> None:
+        if self._closed or (self._file is None and time.monotonic() < self._retry_at):
+            return
+        data = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+        try:
+            if self._file is None:
+                self._open()
+            elif self._size + len(data) > self._max_bytes:
+                self._rotate()
+            assert self._file is not None  # noqa: S101  just opened
+            # One chunk of output is at most some hundred KiB; a short write (disk full) loses its end, no more.
+            self._size += os.write(self._file, data[-self._max_bytes :])
+        except OSError as error:
+            _log.warning("cannot write the log %s (%s); going on without it", self.path, error.strerror or error)
+            self._close_file()
+            self._retry_at = time.monotonic() + _RETRY_SEC
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # What models are asked may show in their logs, so they are for the owner alone.
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._size = os.fstat(self._file).st_size
+        if self._size >= self._max_bytes:
+            self._rotate()
+
+    def _rotate(self) -> None:
+        self._close_file()
+        self.path.replace(self.path.with_name(self.path.name + ".1"))
+        self._open()
+
+    def _close_file(self) -> None:
+        handle, self._file = self._file, None
+        if handle is not None:
+            os.close(handle)

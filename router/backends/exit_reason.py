@@ -1,0 +1,69 @@
+"""Why a llama-server ended, in a sentence, from its exit code and its last words."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Sequence
+
+_MAX_QUOTE = 300
+# The bind failure that sends a child to another port.
+PORT_IN_USE = "couldn't bind HTTP server socket"
+# The most telling first. llama-server says the cause early and then what follows from it, so the first line counts.
+_MARKERS: tuple[re.Pattern[str], ...] = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        re.escape(PORT_IN_USE),
+        r"cudaMalloc failed|unable to allocate|failed to allocate|out of memory|bad_alloc",
+        r"model is corrupted or incomplete|invalid magic|unknown model architecture|error loading model",
+        r"\b(CUDA|HIP|Vulkan|Metal) error|GGML_ASSERT|terminate called",
+        r"\berror: |error while (handling|loading)|invalid argument|unknown argument|failed to open",
+    )
+)
+_ERRORISH = re.compile(r"error|fail|fatal|abort|exception|cannot|could ?n.t|unable|invalid", re.IGNORECASE)
+# `0.02.540.482 E srv  load_model: ` : time since start, level.
+_STAMP = re.compile(r"^\d+\.\d+\.\d+\.\d+\s+[A-Z]\s+")
+_HINTS = {signal.SIGKILL: " (out of memory?)"} if hasattr(signal, "SIGKILL") else {}
+
+
+def telling_line(lines: Sequence[str]) -> str:
+    """The line that says most about a failure; empty when none does."""
+    said = [line for line in lines if line.strip()]
+    for marker in _MARKERS:
+        for line in said:
+            if marker.search(line):
+                return _quote(line)
+    return next((_quote(line) for line in reversed(said) if _ERRORISH.search(line)), "")
+
+
+def exit_reason(code: int, lines: Sequence[str], *, asked: bool = False, name: str = "llama-server") -> str:
+    """The sentence.
+
+    Args:
+        code: as in `subprocess`: negative for a signal. A shell in between says 128 + signal.
+        lines: what the child wrote last.
+        asked: the router ended it.
+    """
+    how = _describe(code)
+    if asked:
+        return f"{name} was stopped by the router ({how})"
+    words = telling_line(lines)
+    if code > 0 and not words and lines:
+        words = _quote(lines[-1])
+    if code == 0:
+        return f"{name} {how}, though nobody had asked it to end" + (f": {words}" if words else "")
+    return f"{name} {how}: {words}" if words else f"{name} {how} and said nothing"
+
+
+def _describe(code: int) -> str:
+    number = -code if code < 0 else code - 128
+    try:
+        name = signal.Signals(number)
+    except ValueError:
+        return f"exited with code {code}"
+    return f"was killed by {name.name}{_HINTS.get(name, '')}"
+
+
+def _quote(line: str) -> str:
+    text = _STAMP.sub("", line.strip())
+    return text if len(text) <= _MAX_QUOTE else text[:_MAX_QUOTE] + "…"

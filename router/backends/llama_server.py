@@ -1,0 +1,339 @@
+"""llama-server as a backend: one child per replica, behind the engine's Launcher and Child ports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from router.backends.capabilities import Capabilities, Finder
+from router.backends.child_log import ChildLog, log_file_name
+from router.backends.control_client import ControlClient, NotOurs
+from router.backends.environment import child_environment
+from router.backends.exit_reason import PORT_IN_USE, exit_reason
+from router.backends.guard_link import Guard
+from router.backends.llama_argv import build_argv
+from router.backends.pidfile import PidFile
+from router.backends.port_pool import LOOPBACK, PortPool
+from router.backends.process import ChildProcess
+from router.core.types import Placement, ReplicaId
+from router.engine.ports import ChildExit, LaunchError, SlotReading, Upstream
+
+_log = logging.getLogger(__name__)
+
+_POLL_SEC = 0.05
+_RESPAWNS = 2  # of one child whose port is snatched away
+# A stranger answers on our port while the child may still be on its way to notice that it cannot have it.
+_STRANGER_SEC = 10.0
+# llama-server closes an idle connection after 5 s; we must not be about to use it then.
+_KEEPALIVE_SEC = 4.0
+_CONNECT_SEC = 5.0
+_READ_BUFFER = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaServerSpec:
+    """What the configuration says about one model's child.
+
+    Attributes:
+        model_path: the GGUF file, absolute.
+        slots: parallel sequences, unless `flags` say so themselves.
+        flags: handed to llama-server as they are.
+        env: for this child alone.
+    """
+
+    model_path: Path
+    slots: int = 1
+    flags: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A process and the port it was told to listen on."""
+
+    port: int
+    process: ChildProcess
+
+
+class LlamaServerChild:
+    """A running llama-server. Made by `LlamaServerLauncher.launch`; `stop` it in any case.
+
+    Should somebody take its port before it could, it is spawned again on another: `pid` and `port` are final once
+    `ready` has returned.
+
+    Args:
+        respawn: spawns it once more, on another port; raises LaunchError.
+        expected_slots: its number of slots, should it not tell.
+    """
+
+    def __init__(
+        self,
+        spawned: Spawned,
+        *,
+        name: str,
+        key: str,
+        expected_slots: int,
+        log: ChildLog,
+        ports: PortPool,
+        respawn: Callable[[], Awaitable[Spawned]],
+        stranger_patience: float,
+    ) -> None:
+        self._now = spawned
+        self._name = name
+        self._key = key
+        self._expected_slots = expected_slots
+        self._log = log
+        self._ports = ports
+        self._respawn = respawn
+        self._stranger_patience = stranger_patience
+        self._stopping = False
+        self._control = ControlClient(key)
+        self._session = _data_session()
+        self._life = asyncio.create_task(self._live(), name=f"life of {name} {spawned.process.pid}")
+
+    @property
+    def pid(self) -> int:
+        return self._now.process.pid
+
+    @property
+    def port(self) -> int:
+        return self._now.port
+
+    @property
+    def upstream(self) -> Upstream:
+        return Upstream(f"http://{LOOPBACK}:{self.port}", self._session, f"Bearer {self._key}")
+
+    async def ready(self) -> int:
+        """See `Child.ready`."""
+        proof = asyncio.create_task(self._prove_ready())
+        try:
+            await asyncio.wait({proof, self._life}, return_when=asyncio.FIRST_COMPLETED)
+            if self._life.done():
+                raise LaunchError(self._life.result().reason)
+            return proof.result()
+        finally:
+            proof.cancel()
+            await asyncio.gather(proof, return_exceptions=True)
+
+    async def wait(self) -> ChildExit:
+        return await asyncio.shield(self._life)
+
+    async def healthy(self) -> bool:
+        return await self._control.healthy(self.port)
+
+    async def slots(self) -> tuple[SlotReading, ...]:
+        return await self._control.slots(self.port)
+
+    def tail(self, lines: int = 20) -> str:
+        return self._log.tail(lines)
+
+    async def stop(self, *, grace: float) -> ChildExit:
+        """See `Child.stop`."""
+        self._stopping = True
+        # An attached client would hold the child up until its next ping (30 s), or for ever.
+        await self._close_sockets()
+        if await self._now.process.stop(grace=grace) is None:
+            return ChildExit(-9, f"{self._name} (pid {self.pid}) hangs in the kernel and cannot even be killed")
+        return await self.wait()
+
+    async def _live(self) -> ChildExit:
+        """From the spawn to the end, over more than one process if a port was snatched away."""
+        try:
+            code = await self._now.process.wait()
+            for _ in range(_RESPAWNS):
+                if not self._lost_port(code):
+                    break
+                _log.info("port %d was taken before %s could bind it; trying another", self.port, self._name)
+                try:
+                    await self._move()
+                except LaunchError as error:
+                    return ChildExit(code, str(error))
+                code = await self._now.process.wait()
+            asked = self._now.process.asked_to_stop
+            return ChildExit(code, exit_reason(code, self._log.lines(), asked=asked, name=self._name))
+        finally:
+            self._ports.give_back(self.port)
+            self._log.close()
+
+    def _lost_port(self, code: int) -> bool:
+        return code != 0 and not self._stopping and any(PORT_IN_USE in line for line in self._log.lines())
+
+    async def _move(self) -> None:
+        self._log.start_over()
+        spawned = await self._respawn()
+        self._ports.give_back(self.port)
+        self._now = spawned
+        if self._stopping:
+            await spawned.process.stop(grace=0)
+
+    async def _prove_ready(self) -> int:
+        """Poll until it serves and is ours. Raises LaunchError when somebody else keeps answering in its place."""
+        strangers_until: dict[int, float] = {}
+        now = asyncio.get_running_loop().time
+        while True:
+            port = self.port
+            try:
+                if await self._control.healthy(port):
+                    return await self._control.identify(port, expected_slots=self._expected_slots)
+            except NotOurs as error:
+                if now() > strangers_until.setdefault(port, now() + self._stranger_patience):
+                    raise LaunchError(f"{self._name}: {error}") from error
+            except OSError:
+                pass  # it may have gone meanwhile, or be busy starting
+            await asyncio.sleep(_POLL_SEC)
+
+    async def _close_sockets(self) -> None:
+        await self._session.close()
+        await self._control.close()
+
+
+class LlamaServerLauncher:
+    """Starts llama-servers.
+
+    Args:
+        specs: by canonical model name, which is also the child's `--alias`.
+        state_dir: for logs, the pid file, and as working directory of the children.
+        base_port: children listen on loopback from here upward.
+        binary: the configured llama-server; else the one on PATH, else the embedded llama.cpp.
+        gpus_present: the machine has GPUs, so that they are hidden from children placed on none.
+        cache_ram_mb: prompt cache per child; None leaves llama-server's default (8 GiB).
+        working_dir: what relative paths in flags are relative to; `state_dir` by default.
+        stranger_patience: seconds to wait for the child while another server answers on its port.
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[str, LlamaServerSpec],
+        *,
+        state_dir: Path,
+        base_port: int = 8085,
+        binary: Path | None = None,
+        gpus_present: bool = False,
+        cache_ram_mb: int | None = None,
+        working_dir: Path | None = None,
+        stranger_patience: float = _STRANGER_SEC,
+    ) -> None:
+        self._specs = dict(specs)
+        self._state_dir = state_dir.absolute()
+        self._working_dir = working_dir.absolute() if working_dir else self._state_dir
+        self._gpus_present = gpus_present
+        self._cache_ram_mb = cache_ram_mb
+        self._stranger_patience = stranger_patience
+        self._finder = Finder(binary)
+        self._ports = PortPool(base_port)
+        self._guard = Guard()
+        self._pid_file = PidFile(self._state_dir)
+        self._reaping = asyncio.Lock()
+        self._reaped = False
+
+    @property
+    def capabilities(self) -> Capabilities | None:
+        """What was found, if that is known yet; never waits."""
+        return self._finder.known
+
+    async def prepare(self) -> Capabilities:
+        """Do early what the first launch would do: reap what a dead router left behind, find llama.cpp, ask it.
+
+        Idempotent. Raises LaunchError when there is no llama.cpp to run.
+        """
+        async with self._reaping:
+            if not self._reaped:
+                await asyncio.to_thread(self._pid_file.reap_leftovers)
+                self._reaped = True
+        return await self._finder.find()
+
+    async def launch(self, model: str, replica: ReplicaId, placement: Placement) -> LlamaServerChild:
+        """See `Launcher.launch`."""
+        capabilities = await self.prepare()
+        spec = self._specs[model]
+        key = secrets.token_urlsafe(32)
+        env = child_environment(
+            spec.env,
+            key=key,
+            gpus=[int(device.removeprefix("gpu:")) for device in placement.gpus],
+            hide_gpus=self._gpus_present,
+            embedded=capabilities.kind == "embedded",
+        )
+        log = ChildLog(self._state_dir / "logs" / log_file_name(model), secrets=(key,))
+
+        async def spawn() -> Spawned:
+            return await self._spawn(capabilities, model, env, log)
+
+        try:
+            spawned = await spawn()
+        except BaseException:
+            log.close()
+            raise
+        _log.info("started %s for %s (replica %d): pid %d, port %d", capabilities.name, model, replica,
+                  spawned.process.pid, spawned.port)  # fmt: skip
+        return LlamaServerChild(
+            spawned,
+            name=capabilities.name,
+            key=key,
+            expected_slots=spec.slots,
+            log=log,
+            ports=self._ports,
+            respawn=spawn,
+            stranger_patience=self._stranger_patience,
+        )
+
+    async def _spawn(self, capabilities: Capabilities, model: str, env: Mapping[str, str], log: ChildLog) -> Spawned:
+        """Spawn on a port that is free now. Raises LaunchError; then nothing is left of it."""
+        port = self._ports.take()
+        try:
+            process = await ChildProcess.start(
+                self._argv(capabilities, model, port),
+                env=env,
+                cwd=self._make_working_dir(),
+                output=log.feed,
+                guard=self._guard,
+                pid_file=self._pid_file,
+            )
+        except BaseException as error:
+            self._ports.give_back(port)
+            if isinstance(error, OSError):
+                raise LaunchError(f"cannot start {capabilities.name}: {error.strerror or error}") from error
+            raise
+        log.note(f"{capabilities.name} started, pid {process.pid}, port {port}")
+        return Spawned(port, process)
+
+    def _make_working_dir(self) -> Path:
+        try:
+            self._working_dir.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return Path("/")  # a disk that is full or read-only does not keep models from running
+        return self._working_dir
+
+    async def close(self) -> None:
+        """See `Launcher.close`."""
+        await self._guard.close()
+
+    def _argv(self, capabilities: Capabilities, model: str, port: int) -> tuple[str, ...]:
+        spec = self._specs[model]
+        return build_argv(
+            capabilities,
+            alias=model,
+            model_path=spec.model_path,
+            port=port,
+            slots=spec.slots,
+            flags=spec.flags,
+            # A command line flag of ours would override what the model's own environment says.
+            cache_ram_mb=None if "LLAMA_ARG_CACHE_RAM" in spec.env else self._cache_ram_mb,
+        )
+
+
+def _data_session() -> aiohttp.ClientSession:
+    """The relay's client session for one child: nothing pooled away, nothing decoded, nothing remembered."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SEC),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SEC),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        read_bufsize=_READ_BUFFER,
+    )

@@ -1,0 +1,235 @@
+"""The composition root: the only file that sees every layer. Owns the order of start-up and of shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from router import __version__
+from router.api.app import create_app
+from router.api.body import BodyBudget
+from router.api.server import Server, listen
+from router.api.services import Services
+from router.api.tickets import TicketOffice
+from router.backends.llama_server import LlamaServerLauncher
+from router.config import Settings, config_file, load_settings, read_environment
+from router.core.types import Policy
+from router.demo import DemoError, prepare_demo, welcome
+from router.devices.monitor import SystemDevices
+from router.engine.engine import Engine
+from router.engine.limits import Limits
+from router.engine.ports import LaunchError
+from router.inventory import CACHE_RAM_MB, MIB, Entry, inventory
+from router.report import models_table
+from router.telemetry.logs import configure_logging, redact
+from router.telemetry.metrics import Telemetry
+from router.telemetry.status import StatusBus
+
+_log = logging.getLogger(__name__)
+
+# Open streams may take this long to finish once the router has been told to stop.
+DRAIN_SEC = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """A started router, without its socket."""
+
+    settings: Settings
+    engine: Engine
+    status: StatusBus
+    app: FastAPI
+
+    def begin_shutdown(self) -> None:
+        """Turn waiters away and end the status streams; what is being generated runs on."""
+        self.status.close()
+        self.engine.begin_close()
+
+
+def serve(*, config: Path | None, host: str | None, port: int | None) -> int:
+    """Run until told to stop; returns the exit code. Raises ConfigError, OSError."""
+    configure_logging(os.environ.get("LOG_LEVEL", "INFO"))
+    environ = read_environment(os.environ, Path.cwd())
+    demo: Path | None = None
+    if config is None and config_file(None, environ, Path.cwd()) is None:
+        demo = Path.cwd() / ".llama-router" / "demo"
+        try:
+            config = prepare_demo(demo)
+        except DemoError as error:
+            _log.error("%s", error)
+            return 1
+    settings = load_settings(config_path=config, environ=environ, host=host, port=port)
+    with listen(settings.api.host, settings.api.port) as sock:
+        _run(_serve(settings, sock, demo))
+    return 0
+
+
+async def describe_models(*, config: Path | None, host: str | None, port: int | None) -> str:
+    """What `models` prints. Raises ConfigError."""
+    settings = load_settings(config_path=config, environ=read_environment(os.environ, Path.cwd()), host=host, port=port)
+    monitor = await SystemDevices.open(settings.system.gpu_devices, _budget(settings))
+    try:
+        gpu_available = len(monitor.devices) > 1
+        entries = inventory(settings, gpu_available=gpu_available)
+        info: dict[str, str] = {}
+        await _find_llama(_launcher(settings, entries, gpu_available=gpu_available), info)
+        table = await asyncio.to_thread(models_table, entries, monitor.devices, await monitor.read())
+    finally:
+        await monitor.close()
+    return f"llama.cpp: {info['llama_server']}\n{table}"
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, drain: float = DRAIN_SEC) -> AsyncIterator[Router]:
+    """Build everything, start it, and take it down again in reverse order, whatever happens."""
+    for secret in (settings.api_key, settings.metrics_token):
+        if secret is not None:
+            redact(secret.get_secret_value())
+    monitor = await SystemDevices.open(settings.system.gpu_devices, _budget(settings))
+    try:
+        gpu_available = len(monitor.devices) > 1
+        for note in (*settings.notes, *monitor.notes, monitor.gpu_reason):
+            if note:
+                _log.info("%s", note)
+        entries = inventory(settings, gpu_available=gpu_available)
+        launcher = _launcher(settings, entries, gpu_available=gpu_available)
+        info: dict[str, str] = {"llama_server": "looking for it"}
+        router = _assemble(settings, entries, launcher, monitor, info)
+        finding = asyncio.create_task(_find_llama(launcher, info), name="find llama.cpp")
+        try:
+            await router.engine.start()
+            for name in settings.preload:
+                router.engine.load(name, evict=False)
+            yield router
+        finally:
+            router.status.close()
+            finding.cancel()
+            await asyncio.gather(finding, return_exceptions=True)
+            await router.engine.close(drain=drain)
+    finally:
+        await monitor.close()
+
+
+def _assemble(
+    settings: Settings,
+    entries: tuple[Entry, ...],
+    launcher: LlamaServerLauncher,
+    monitor: SystemDevices,
+    info: Mapping[str, str],
+) -> Router:
+    status = StatusBus()
+    telemetry = Telemetry([entry.name for entry in entries], version=__version__, status=status)
+    engine = Engine(
+        models=[entry.model_spec(settings) for entry in entries],
+        policy=_policy(settings),
+        limits=_limits(settings),
+        launcher=launcher,
+        monitor=monitor,
+        observer=telemetry,
+    )
+    telemetry.attach(engine)
+    services = Services(
+        settings=settings,
+        engine=engine,
+        telemetry=telemetry,
+        status=status,
+        tickets=TicketOffice(time.monotonic),
+        budget=BodyBudget(settings.api.max_buffered_mb * MIB),
+        server_info=info,
+    )
+    return Router(settings, engine, status, create_app(services))
+
+
+def _launcher(settings: Settings, entries: tuple[Entry, ...], *, gpu_available: bool) -> LlamaServerLauncher:
+    return LlamaServerLauncher(
+        {entry.name: entry.launch_spec() for entry in entries},
+        state_dir=settings.state_dir,
+        base_port=settings.system.base_port,
+        binary=settings.system.llama_server_path,
+        gpus_present=gpu_available,
+        cache_ram_mb=CACHE_RAM_MB,
+    )
+
+
+async def _find_llama(launcher: LlamaServerLauncher, info: dict[str, str]) -> None:
+    """Ask llama.cpp what it can while the router already listens; a slow binary must not delay that."""
+    try:
+        info["llama_server"] = str(await launcher.prepare())
+    except LaunchError as error:
+        info["llama_server"] = f"unavailable: {error}"
+        _log.error("%s", error)
+    else:
+        _log.info("llama.cpp: %s", info["llama_server"])
+
+
+def _budget(settings: Settings) -> int | None:
+    megabytes = settings.system.memory_budget_mb
+    return None if megabytes is None else megabytes * MIB
+
+
+def _policy(settings: Settings) -> Policy:
+    system = settings.system
+    return Policy(
+        max_models=system.max_concurrent_models,
+        max_queue=system.max_queue_size_per_model,
+        restart_grace=system.restart_grace_sec,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    system = settings.system
+    return Limits(
+        queue_timeout=system.queue_timeout_sec,
+        request_timeout=system.request_timeout_sec,
+        generation_timeout=system.generation_timeout_sec,
+        load_timeout=system.load_timeout_sec,
+        health_interval=system.health_interval_sec,
+    )
+
+
+async def _serve(settings: Settings, sock: socket.socket, demo: Path | None) -> None:
+    async with running(settings) as router:
+        server = Server(
+            router.app,
+            on_listening=lambda: _announce(settings, sock, demo),
+            on_exit=router.begin_shutdown,
+            drain=DRAIN_SEC,
+        )
+        await server.serve(sockets=[sock])
+
+
+def _announce(settings: Settings, sock: socket.socket, demo: Path | None) -> None:
+    host, port = sock.getsockname()[:2]
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{port}"
+    _log.info("llama-router %s listens on %s:%d with %d model(s)", __version__, host, port, len(settings.models))
+    _log.info("%s", _who_may_come_in(settings))
+    if demo is not None:
+        sys.stderr.write(welcome(url, next(iter(settings.models)), folder=demo))
+
+
+def _who_may_come_in(settings: Settings) -> str:
+    if settings.api_key is not None:
+        return "API_KEY is set: clients must present it."
+    if settings.api.allow_unauthenticated:
+        return "No API_KEY, and api.allow_unauthenticated is true: everybody who reaches this port is served."
+    return "No API_KEY: only clients on this machine are served."
+
+
+def _run(main: Coroutine[object, object, None]) -> None:
+    if sys.platform == "win32":
+        asyncio.run(main)
+    else:
+        import uvloop  # noqa: PLC0415  not there on Windows
+
+        uvloop.run(main)

@@ -1,0 +1,176 @@
+"""The three kinds of settings, as strict frozen models: a wrong type or an unknown key is an error, never a guess.
+
+The tables of docs/configuration.md are tested against these classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from router.config.flags import PARALLEL_FLAGS, flag_name, flag_value, has_flag, owned_flag, owned_variable
+from router.config.names import name_fault
+
+MAX_PORT = 65535
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/:?#@\[\]]+)(:\d{1,5})?", re.IGNORECASE)
+
+_UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")  # no process can be handed these
+
+
+def refuse(message: str, hint: str = "") -> PydanticCustomError:
+    """An error of ours inside pydantic: the sentence as it is, and the next step."""
+    return PydanticCustomError("refused", "{message}", {"message": message, "hint": hint})
+
+
+def _to_path(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not value or re.search(r"[\x00-\x1f]", value) or _UNUSABLE.search(value):
+        raise refuse("expected a path: not empty, no control characters")
+    return Path(value)
+
+
+def _to_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_host(value: str) -> str:
+    if not re.fullmatch(r"[^\s/\[\]]+", value) or not value.isprintable():
+        raise refuse("expected an address or a host name", 'e.g. "127.0.0.1", "0.0.0.0" or "::"')
+    return value
+
+
+def _check_origin(value: str) -> str:
+    if value != "*" and not (_ORIGIN.fullmatch(value) and value.isascii()):
+        raise refuse(
+            'expected "*" or scheme://host[:port]', 'no path and no slash at the end: "https://chat.example.org"'
+        )
+    return value.lower()
+
+
+def _check_devices(value: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(value)) != len(value):
+        raise refuse("expected each device once")
+    return value
+
+
+def _check_flag(value: str) -> str:
+    if _UNUSABLE.search(value):
+        raise refuse("expected text that a command line can hold: no NUL, no half of a surrogate pair")
+    if rule := owned_flag(value):
+        raise refuse(f"{flag_name(value)} belongs to the router", rule.why)
+    return value
+
+
+def _check_flags(flags: tuple[str, ...]) -> tuple[str, ...]:
+    value = flag_value(flags, *PARALLEL_FLAGS)
+    if has_flag(flags, *PARALLEL_FLAGS) and not re.fullmatch(r"[1-9]\d{0,3}", value or ""):
+        raise refuse(f"expected a whole number from 1 to 9999 after -np, got {value or 'nothing'}")
+    return flags
+
+
+def _check_variable(name: str) -> str:
+    if not name or "=" in name or _UNUSABLE.search(name):
+        raise refuse("expected the name of an environment variable: not empty, without `=`")
+    if rule := owned_variable(name):
+        raise refuse(f"{name} belongs to the router", rule.why)
+    return name
+
+
+def _check_variable_value(value: str) -> str:
+    if _UNUSABLE.search(value):
+        raise refuse("expected text that an environment can hold: no NUL, no half of a surrogate pair")
+    return value
+
+
+def _check_name(name: str) -> str:
+    if fault := name_fault(name):
+        raise refuse(fault)
+    return name
+
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+FilePath = Annotated[Path, BeforeValidator(_to_path)]
+Variable = Annotated[str, AfterValidator(_check_variable)]
+VariableValue = Annotated[str, AfterValidator(_check_variable_value)]
+FromList = BeforeValidator(_to_tuple)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
+
+
+class ApiConfig(_Section):
+    """`api`: where the router listens, and what it accepts. Sizes are MiB."""
+
+    host: Annotated[str, AfterValidator(_check_host)] = "0.0.0.0"
+    port: Annotated[int, Field(ge=0, le=MAX_PORT)] = 8000
+    cors_origins: Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], FromList] = ()
+    max_body_mb: Count = 64
+    max_buffered_mb: Count = 1024
+    allow_unauthenticated: bool = False
+
+
+class SystemConfig(_Section):
+    """`system`: what the router runs, and within which limits. Durations are seconds, sizes MiB.
+
+    Relative paths are as written here; in `Settings.system` they are absolute.
+    """
+
+    llama_server_path: FilePath | None = None
+    base_models_path: FilePath | None = None
+    discover_models: bool | None = None  # None = when `models` is empty
+    max_concurrent_models: Count = 3
+    preload_models: Annotated[tuple[str, ...], FromList] = ()
+    enable_idle_timeout: bool = True
+    idle_timeout_sec: Seconds = 300.0
+    request_timeout_sec: Seconds = 120.0
+    generation_timeout_sec: Seconds = 3600.0
+    queue_timeout_sec: Seconds = 240.0
+    load_timeout_sec: Seconds = 600.0
+    gpu_devices: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        FromList,
+        AfterValidator(_check_devices),
+    ] = (0,)
+    default_parallel: Count = 1
+    max_queue_size_per_model: Count = 500
+    vram_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.1
+    memory_budget_mb: Count | None = None
+    base_port: Annotated[int, Field(ge=1, le=MAX_PORT)] = 8085
+    health_interval_sec: Seconds = 30.0
+    restart_grace_sec: Seconds = 10.0
+    state_dir: FilePath = Path(".llama-router")
+
+
+class ModelConfig(_Section):
+    """`models.<alias>`: one model.
+
+    Attributes:
+        flags: handed to llama-server as they are, each flag and each value an element of its own.
+        env: for the child alone. Values may be secret: never log them.
+        idle_timeout_sec: None = `system.idle_timeout_sec`.
+    """
+
+    model_path: FilePath
+    flags: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_flag)], ...],
+        FromList,
+        AfterValidator(_check_flags),
+    ] = ()
+    env: Mapping[Variable, VariableValue] = Field(default_factory=dict, repr=False)
+    aliases: Annotated[tuple[Annotated[str, AfterValidator(_check_name)], ...], FromList] = ()
+    idle_timeout_sec: Seconds | None = None
+    preload: bool = False
+
+
+def parallel_slots(model: ModelConfig, default: int) -> int:
+    """Slots of a replica: the number after `-np`/`--parallel` in the flags, else the default."""
+    value = flag_value(model.flags, *PARALLEL_FLAGS)
+    return int(value) if value is not None else default

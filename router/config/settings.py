@@ -1,0 +1,177 @@
+"""The settings as the rest of the program sees them: complete, checked, with absolute paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from pydantic import SecretStr
+
+from router.config.catalog import Catalog, build_catalog
+from router.config.files import absolute, shard_files
+from router.config.models import ApiConfig, ModelConfig, SystemConfig, parallel_slots
+from router.config.problems import key_path, nearest, shown
+from router.errors import ConfigError, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that was configured, from wherever it came.
+
+    Attributes:
+        api, system: effective values: what the environment or the command line says is in them; paths are absolute.
+        models: by canonical name, in order, discovered ones at the end.
+        source: the file that was read; None = none.
+        api_key: what clients must present; None = only loopback peers may come in.
+        metrics_token: a further key, for /metrics alone.
+        notes: what was left out or looks odd, for the log.
+    """
+
+    api: ApiConfig
+    system: SystemConfig
+    models: Mapping[str, ModelConfig]
+    source: Path | None
+    api_key: SecretStr | None
+    metrics_token: SecretStr | None
+    notes: tuple[str, ...]
+    _names: Mapping[str, str] = field(repr=False)
+    _files: Mapping[str, Path] = field(repr=False)
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        models: Mapping[str, ModelConfig],
+        api: ApiConfig | None = None,
+        system: SystemConfig | None = None,
+        api_key: str | None = None,
+        metrics_token: str | None = None,
+        folder: Path | None = None,
+    ) -> Settings:
+        """Settings from Python objects, with the same checks between them as a file gets.
+
+        Args:
+            folder: what relative paths are relative to; the working directory if left out.
+
+        Raises ConfigError.
+        """
+        folder = folder or Path.cwd()
+        return assemble(
+            api=api or ApiConfig(),
+            system=with_absolute_paths(system or SystemConfig(), folder, folder),
+            models=models,
+            folder=folder,
+            api_key=SecretStr(api_key) if api_key else None,
+            metrics_token=SecretStr(metrics_token) if metrics_token else None,
+        )
+
+    @property
+    def state_dir(self) -> Path:
+        """Where logs of children, the pid file and learned facts are kept: absolute, not created here."""
+        return self.system.state_dir
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """Canonical names of the models to load at start: those of `preload_models` first, each once."""
+        listed = self.system.preload_models
+        first = self.models if "*" in listed else (self._names[name] for name in listed)
+        return tuple(dict.fromkeys([*first, *(name for name, model in self.models.items() if model.preload)]))
+
+    def canonical(self, name: str) -> str | None:
+        """The canonical name behind a name or alias; None when there is no such model."""
+        return self._names.get(name)
+
+    def model_file(self, name: str) -> Path:
+        """The absolute path of a model's file, the first one of a split model. Raises KeyError."""
+        return self._files[self._names[name]]
+
+    def model_files(self, name: str) -> tuple[Path, ...]:
+        """All files of the model itself: one, or every part of a split model. Raises KeyError."""
+        return shard_files(self.model_file(name))
+
+    def slots(self, name: str) -> int:
+        """Slots that a replica of this model is started with. Raises KeyError."""
+        return parallel_slots(self.models[self._names[name]], self.system.default_parallel)
+
+    def idle_timeout(self, name: str) -> float | None:
+        """Seconds of idling after which the model is unloaded; None = never. Raises KeyError.
+
+        A value of the model's own counts even where `enable_idle_timeout` is off for the others.
+        """
+        own = self.models[self._names[name]].idle_timeout_sec
+        if own is not None:
+            return own
+        return self.system.idle_timeout_sec if self.system.enable_idle_timeout else None
+
+
+def with_absolute_paths(system: SystemConfig, folder: Path, cwd: Path) -> SystemConfig:
+    """Written paths are relative to `folder`, defaults to `cwd`."""
+    paths = {
+        name: absolute(path, folder if name in system.model_fields_set else cwd)
+        for name in ("llama_server_path", "base_models_path", "state_dir")
+        if (path := getattr(system, name)) is not None
+    }
+    return system.model_copy(update=paths)
+
+
+def assemble(
+    *,
+    api: ApiConfig,
+    system: SystemConfig,
+    models: Mapping[str, ModelConfig | None],
+    folder: Path,
+    source: Path | None = None,
+    api_key: SecretStr | None = None,
+    metrics_token: SecretStr | None = None,
+    base_key: str = "system.base_models_path",
+    problems: list[Problem] | None = None,
+) -> Settings:
+    """The last step of every way to settings: the checks that need all of them.
+
+    Args:
+        system: with absolute paths.
+        models: None = broken; then `problems` says why.
+        folder: of relative model paths where there is no base path.
+        base_key: where the base path was written.
+        problems: what was found before.
+
+    Raises ConfigError with everything that is wrong.
+    """
+    problems = list(problems or ())
+    catalog = build_catalog(models, system, folder, base_key, problems)
+    problems += [*_preload_problems(system, catalog), *_size_problems(api)]
+    if problems:
+        raise ConfigError(str(source or "settings"), problems)
+    return Settings(
+        api=api,
+        system=system,
+        models=MappingProxyType(catalog.models),
+        source=source,
+        api_key=api_key,
+        metrics_token=metrics_token,
+        notes=tuple(catalog.notes),
+        _names=MappingProxyType(catalog.names),
+        _files=MappingProxyType(catalog.files),
+    )
+
+
+def _preload_problems(system: SystemConfig, catalog: Catalog) -> list[Problem]:
+    known = list(catalog.names)
+    return [
+        Problem(
+            key_path(("system", "preload_models", n)),
+            f"no such model, got {shown(name)}",
+            nearest(name, known, "models"),
+        )
+        for n, name in enumerate(system.preload_models)
+        if name != "*" and name not in catalog.names
+    ]
+
+
+def _size_problems(api: ApiConfig) -> list[Problem]:
+    if api.max_buffered_mb >= api.max_body_mb:
+        return []
+    message = f"expected at least max_body_mb ({api.max_body_mb}), got {api.max_buffered_mb}"
+    return [Problem("api.max_buffered_mb", message, "one request of full size must fit")]

@@ -1,0 +1,44 @@
+"""The demo: what a newcomer without a configuration gets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+GENERATOR = Path(__file__).resolve().parent.parent / "scripts" / "make_demo_models.py"
+_GENERATE_DEADLINE_SEC = 60.0
+
+
+class DemoError(Exception):
+    """The demo models could not be made; the message is for people."""
+
+
+def prepare_demo(folder: Path) -> Path:
+    """Make the demo models in `folder` unless they are there; returns the configuration file that serves them.
+
+    Runs the generator as a process of its own: it needs numpy, which the router does not want in memory.
+    """
+    command = [sys.executable, str(GENERATOR), "--demo", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GENERATE_DEADLINE_SEC, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DemoError(f"The demo models could not be made in {folder}: {error}") from error
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise DemoError(f"The demo models could not be made in {folder}: {last[0]}")
+    return folder / "config.json"
+
+
+def welcome(url: str, model: str, *, folder: Path) -> str:
+    """What is printed once the demo listens."""
+    return f"""
+  llama-router is running a demo, since there is no config.json here.
+  Two small chat models and an embedding model with made-up weights (in {folder})
+  are served by real llama.cpp. Try it:
+
+    curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+      -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+
+  Your own models: copy config.example.json to config.json, name your GGUF files there, start again.
+"""

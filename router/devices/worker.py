@@ -1,0 +1,64 @@
+"""Blocking calls on a thread of their own, behind a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_MAX_WAITING_CALLS = 64
+
+
+class Worker:
+    """One thread that makes blocking calls one after the other.
+
+    Not a ThreadPoolExecutor: that one is joined when the interpreter ends, so a driver that hangs would keep the router
+    from ending. This thread is a daemon, and while a call hangs, further calls fail at once.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._calls: queue.Queue[tuple[Callable[[], Any], Future[Any]] | None] = queue.Queue(_MAX_WAITING_CALLS)
+        self._busy_since: float | None = None
+        self._stopped = False
+        threading.Thread(target=self._serve, name=name, daemon=True).start()
+
+    async def run(self, call: Callable[[], T], deadline: float) -> T:
+        """The result of `call`, or what it raises. TimeoutError after `deadline` seconds; the call itself goes on."""
+        if self._stopped:
+            raise RuntimeError("the worker was stopped")
+        since = self._busy_since
+        if since is not None and time.monotonic() - since > deadline:
+            raise TimeoutError("an earlier call has not come back")
+        future: Future[T] = Future()
+        try:
+            self._calls.put_nowait((call, future))
+        except queue.Full:
+            raise TimeoutError("too many calls wait") from None
+        async with asyncio.timeout(deadline):
+            return await asyncio.wrap_future(future)
+
+    def stop(self) -> None:
+        """End the thread after the calls that wait; does not wait for it. Later calls raise RuntimeError."""
+        self._stopped = True
+        with contextlib.suppress(queue.Full):  # then it hangs, and ends with the interpreter
+            self._calls.put_nowait(None)
+
+    def _serve(self) -> None:
+        while (item := self._calls.get()) is not None:
+            call, future = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            self._busy_since = time.monotonic()
+            try:
+                future.set_result(call())
+            except Exception as error:  # noqa: BLE001  handed to whoever waits
+                future.set_exception(error)
+            finally:
+                self._busy_since = None

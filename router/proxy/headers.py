@@ -1,0 +1,61 @@
+"""Which headers cross the router, in either direction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+# llama-server answers a bare 400 to more than 8 KB of headers, so only what it (or a remote of its kind) reads passes.
+# `x-conversation-id` is left out on purpose: with it a disconnect no longer cancels the generation.
+_TO_UPSTREAM = frozenset(
+    (b"accept", b"content-type", b"anthropic-version", b"anthropic-beta", b"openai-beta", b"last-event-id")
+)
+_LONGEST_VALUE = 1024
+
+_HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
+     b"trailer", b"transfer-encoding", b"upgrade")
+)  # fmt: skip
+# The router says these itself.
+_OURS = frozenset((b"server", b"date", b"x-request-id", b"request-id", b"www-authenticate"))
+
+
+def to_upstream(
+    headers: Iterable[tuple[bytes, bytes]], *, authorization: str, content_type: str | None, close: bool
+) -> dict[str, str]:
+    """The request headers for an upstream.
+
+    Args:
+        content_type: replaces the client's; llama-server reads a form type as a form of at most 8 KB.
+        close: ask for a connection of its own. llama-server closes after every stream while it promises keep-alive.
+    """
+    found = {
+        name.decode("ascii"): value.decode("ascii")
+        for name, value in headers
+        if name in _TO_UPSTREAM and len(value) <= _LONGEST_VALUE and value.isascii()
+    }
+    found["accept-encoding"] = "identity"
+    if authorization:
+        found["authorization"] = authorization
+    if content_type is not None:
+        found["content-type"] = content_type
+    if close:
+        found["connection"] = "close"
+    return found
+
+
+def to_client(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
+    """The response headers for the client, names in lower case."""
+    lowered = [(name.lower(), value) for name, value in headers]
+    named = {token.strip().lower() for name, value in lowered if name == b"connection" for token in value.split(b",")}
+    chunked = any(name == b"transfer-encoding" for name, _ in lowered)
+    return [
+        (name, value)
+        for name, value in lowered
+        if name not in _HOP_BY_HOP
+        and name not in _OURS
+        and name not in named
+        and not name.startswith(b"access-control-")
+        and not (chunked and name == b"content-length")
+    ]

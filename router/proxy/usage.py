@@ -1,0 +1,79 @@
+"""A tap on the answer that counts tokens for telemetry; it never changes a byte.
+
+Token counts stand near the start of an answer (embeddings, Anthropic's `message_start`) or near its end (everything
+else), so only the first and the last few KiB are kept, and nothing is parsed before the end.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from dataclasses import dataclass
+
+_HEAD = 4 * 1024
+_TAIL = 8 * 1024
+_COUNTS = re.compile(r'"(usage|timings)"\s*:\s*(?=\{)')
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    prompt: int = 0
+    completion: int = 0
+
+
+class UsageTap:
+    """Feed it the answer chunk by chunk; ask `tokens()` at the end."""
+
+    __slots__ = ("_head", "_held", "_tail")
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._tail: deque[bytes] = deque()
+        self._held = 0
+
+    def feed(self, chunk: bytes) -> None:
+        if len(self._head) < _HEAD:
+            self._head += chunk[: _HEAD - len(self._head)]
+        self._tail.append(chunk)
+        self._held += len(chunk)
+        while self._held - len(self._tail[0]) >= _TAIL:
+            self._held -= len(self._tail.popleft())
+
+    def tokens(self) -> Tokens:
+        """What the answer says it took; zeros where it says nothing."""
+        prompt = completion = 0
+        timed = Tokens()
+        for part in (self._head, b"".join(self._tail)[-_TAIL:]):
+            text = part.decode("utf-8", "replace")
+            for match in _COUNTS.finditer(text):
+                counts = _decoded(text, match.end())
+                if match[1] == "timings":
+                    timed = Tokens(
+                        _number(counts, "prompt_n") + _number(counts, "cache_n"), _number(counts, "predicted_n")
+                    )
+                else:
+                    prompt = _prompt_tokens(counts) or prompt
+                    completion = _number(counts, "completion_tokens") or _number(counts, "output_tokens") or completion
+        return Tokens(prompt or timed.prompt, completion or timed.completion)
+
+
+def _decoded(text: str, start: int) -> dict[str, object]:
+    try:
+        value, _ = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return {}  # cut off by the window
+    return value if isinstance(value, dict) else {}
+
+
+def _prompt_tokens(counts: dict[str, object]) -> int:
+    """OpenAI counts cached tokens in, Anthropic beside."""
+    beside = _number(counts, "cache_read_input_tokens") + _number(counts, "cache_creation_input_tokens")
+    own = _number(counts, "prompt_tokens") or _number(counts, "input_tokens")
+    return own + beside if "input_tokens" in counts else own
+
+
+def _number(counts: dict[str, object], key: str) -> int:
+    value = counts.get(key)
+    return value if isinstance(value, int) and value > 0 else 0

@@ -1,0 +1,116 @@
+"""Logging: one readable line per record on stderr, with secrets and control characters taken out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import time
+from typing import TextIO
+
+# Shorter strings occur in ordinary text; blotting them out would hide nothing and ruin the log.
+MIN_SECRET_LENGTH = 4
+REDACTED = "[redacted]"
+
+_COLOURS = {
+    logging.DEBUG: "\x1b[2m",
+    logging.WARNING: "\x1b[33m",
+    logging.ERROR: "\x1b[31m",
+    logging.CRITICAL: "\x1b[1;31m",
+}
+_RESET = "\x1b[0m"
+# C0, DEL, C1, and the separators and direction marks that let text forge or reorder a line.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+_UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
+# They tell each control call at INFO; only their warnings are news.
+_CHATTY_LOGGERS = ("httpx", "httpcore", "asyncio", "sse_starlette")
+
+
+class _Secrets:
+    """Strings that must not reach the log."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+
+    def add(self, secret: str) -> None:
+        if len(secret) >= MIN_SECRET_LENGTH:
+            self._known.add(secret)
+            self._compile()
+
+    def discard(self, secret: str) -> None:
+        self._known.discard(secret)
+        self._compile()
+
+    def strip(self, text: str) -> str:
+        return text if self._pattern is None else self._pattern.sub(REDACTED, text)
+
+    def _compile(self) -> None:
+        # Longest first, so that a secret within a longer one does not leave the rest of it standing.
+        parts = [re.escape(secret) for secret in sorted(self._known, key=len, reverse=True)]
+        self._pattern = re.compile("|".join(parts)) if parts else None
+
+
+_secrets = _Secrets()
+
+
+def redact(secret: str) -> None:
+    """From now on this string is blotted out of every line."""
+    _secrets.add(secret)
+
+
+def forget(secret: str) -> None:
+    """This string is no secret any more, e.g. the key of a child that is gone."""
+    _secrets.discard(secret)
+
+
+class LineFormatter(logging.Formatter):
+    """`2026-11-21 06:23:00.123 WARNING router.engine  message`, a traceback indented below it."""
+
+    def __init__(self, *, colour: bool) -> None:
+        super().__init__()
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = [self._head(record)]
+        if record.exc_info:
+            lines += self.formatException(record.exc_info).splitlines()
+        if record.stack_info:
+            lines += record.stack_info.splitlines()
+        return "\n    ".join(_escape(_secrets.strip(line)) if number else line for number, line in enumerate(lines))
+
+    def _head(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        message = _escape(_secrets.strip(record.getMessage()))
+        level = f"{record.levelname:<7}"
+        if self._colour and (paint := _COLOURS.get(record.levelno)):
+            level = f"{paint}{level}{_RESET}"
+        return f"{moment}.{int(record.msecs):03d} {level} {record.name}  {message}"
+
+
+def configure_logging(level: str | int = "INFO", *, stream: TextIO | None = None) -> None:
+    """Send every logger's records to `stream` (stderr), uvicorn's included and its access log left out; idempotent.
+
+    Start uvicorn with `log_config=None`, or it puts its own handlers back. Raises ValueError for an unknown level.
+    """
+    target = sys.stderr if stream is None else stream
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(LineFormatter(colour=target.isatty() and "NO_COLOR" not in os.environ))
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old.formatter, LineFormatter)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper() if isinstance(level, str) else level)
+    for name in _UVICORN_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    logging.getLogger("uvicorn.access").disabled = True
+    for name in _CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _escape(text: str) -> str:
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)

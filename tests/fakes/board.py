@@ -1,0 +1,155 @@
+"""An engine whose views a test writes, and an app of the real kind on top of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from starlette.types import ASGIApp
+
+from router.api.body import BodyBudget
+from router.api.services import Services
+from router.api.tickets import TicketOffice
+from router.config import ModelConfig, Settings
+from router.core.types import HOST, Device, DeviceId, DeviceKind, DeviceView, ModelView, Need, Priority, Status
+from router.telemetry.metrics import Telemetry
+from router.telemetry.status import StatusBus
+from tests.fakes.engine import FakeEngine, FakeModel
+
+MIB = 1 << 20
+QWEN, LLAMA = "qwen", "org/llama:q4"
+
+
+def model_view(name: str, **changes: Any) -> ModelView:
+    """A model that is off and was never used, but for `changes`."""
+    off = ModelView(
+        name=name,
+        status=Status.OFF,
+        reason="",
+        replica=None,
+        slots=2,
+        busy=0,
+        queued=dict.fromkeys(Priority, 0),
+        oldest_wait=0.0,
+        loading_since=None,
+        ready_since=None,
+        last_used=None,
+        retry_at=None,
+        restarts=0,
+        booked={},
+        seen={},
+        estimate=Need(gpu=0, host=300 * MIB, reserve=10 * MIB, source="file size"),
+    )
+    return replace(off, **changes)
+
+
+def device_view(name: DeviceId = HOST, **changes: int) -> DeviceView:
+    """A device of 1000 MiB."""
+    kind, index = (DeviceKind.HOST, None) if name == HOST else (DeviceKind.GPU, int(name.removeprefix("gpu:")))
+    about = Device(name, kind, index, f"Memory {name}", total=1000 * MIB, capacity=900 * MIB)
+    sizes = {"total": 1000, "used": 400, "free": 600, "booked": 300, "seen": 200, "available": 500}
+    return DeviceView(about, **{key: size * MIB for key, size in (sizes | changes).items()})
+
+
+class Board(FakeEngine):
+    """Shows what a test pins up, and does to it what it is told to do."""
+
+    def __init__(self) -> None:
+        super().__init__(**{QWEN: FakeModel(status=Status.OFF), LLAMA: FakeModel(status=Status.OFF)})
+        self.pinned = {name: model_view(name) for name in (QWEN, LLAMA)}
+        self.memory: tuple[DeviceView, ...] = (device_view(),)
+        self.ports: dict[str, int] = {}
+        self.tails: dict[str, str] = {}
+        self.wait_error: Exception | None = None
+
+    def pin(self, name: str, **changes: Any) -> ModelView:
+        self.pinned[name] = replace(self.pinned[name], **changes)
+        return self.pinned[name]
+
+    def view(self, model: str) -> ModelView:
+        return self.pinned[model]
+
+    def devices(self) -> tuple[DeviceView, ...]:
+        return self.memory
+
+    def load(self, model: str) -> None:
+        super().load(model)
+        if self.view(model).status is not Status.READY:
+            self.pin(model, status=Status.LOADING)
+
+    async def wait_ready(self, model: str, *, timeout: float) -> None:
+        if self.wait_error is not None:
+            raise self.wait_error
+        self.pin(model, status=Status.READY)
+
+    async def eject(self, model: str, *, force: bool) -> None:
+        await super().eject(model, force=force)
+        self.pin(model, status=Status.OFF)
+
+    def reset(self, model: str) -> None:
+        super().reset(model)
+        self.pin(model, status=Status.OFF, reason="", retry_at=None)
+
+    def tail(self, model: str, lines: int = 20) -> str:
+        return self.tails.get(model, "")
+
+    def port(self, model: str) -> int | None:
+        return self.ports.get(model)
+
+    def pid(self, model: str) -> int | None:
+        return self.ports.get(model)
+
+
+def board_services(board: Board, folder: Path, *, api_key: str | None = None) -> Services:
+    """Services on the board; `fast` is a further name of the first model."""
+    file = folder / "model.gguf"
+    file.touch()
+    models = {
+        QWEN: ModelConfig.model_validate({"model_path": str(file), "aliases": ["fast"]}),
+        LLAMA: ModelConfig.model_validate({"model_path": str(file)}),
+    }
+    status = StatusBus()
+    telemetry = Telemetry(models, version="0", status=status)
+    telemetry.attach(board)
+    return Services(
+        settings=Settings.build(models=models, folder=folder, api_key=api_key),
+        engine=board,
+        telemetry=telemetry,
+        status=status,
+        tickets=TicketOffice(board.clock),
+        budget=BodyBudget(1 << 30),
+        server_info={"llama": "fake b1"},
+    )
+
+
+def client_of(app: ASGIApp) -> httpx.AsyncClient:
+    """A client on this machine, without a socket."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp) -> AsyncIterator[str]:
+    """The app on a real socket; yields its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task
+
+
+async def eventually(is_so: Callable[[], bool], *, within: float = 5.0) -> None:
+    """Wait until `is_so()`; raises TimeoutError."""
+    async with asyncio.timeout(within):
+        while not is_so():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)

@@ -1,0 +1,142 @@
+"""A fake engine for tests of the API: real leases on whatever upstreams a test puts up, and a queue held by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from itertools import count
+
+from router.core.types import DeviceView, ModelView, Need, Priority, Status
+from router.engine.lease import Lease
+from router.engine.ports import Upstream
+from router.errors import RouterError
+
+
+@dataclass
+class FakeModel:
+    """One model of the fake.
+
+    Attributes:
+        upstream: where its leases go; None = cold.
+        refusal: raised in place of a lease.
+        open: cleared by a test that wants requests to wait.
+    """
+
+    upstream: Upstream | None = None
+    refusal: RouterError | None = None
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    status: Status = Status.READY
+
+    def __post_init__(self) -> None:
+        self.open.set()
+
+
+class FakeEngine:
+    """Implements the API's `Engine`.
+
+    Attributes:
+        granted: model and priority of each lease, in order.
+        leases: those that are running.
+        finished: for each ended lease whether its answer was read to the end.
+        waiting: requests in the queue.
+    """
+
+    def __init__(self, **models: FakeModel) -> None:
+        self.models = models
+        self.accepting = True
+        self.granted: list[tuple[str, Priority]] = []
+        self.leases: list[Lease] = []
+        self.finished: list[bool] = []
+        self.waiting = 0
+        self.loaded: list[str] = []
+        self.ejected: list[tuple[str, bool]] = []
+        self.resets: list[str] = []
+        self._ids = count(1)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.models)
+
+    def clock(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def lease(self, model: str, priority: Priority, *, timeout: float | None = None) -> Lease:
+        fake = self.models[model]
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(timeout):
+                await fake.open.wait()
+        finally:
+            self.waiting -= 1
+        if fake.refusal is not None:
+            raise fake.refusal
+        assert fake.upstream is not None, "the test put up no upstream"
+        self.granted.append((model, priority))
+        lease = Lease(
+            lease_id=next(self._ids),
+            model=model,
+            replica=1,
+            upstream=fake.upstream,
+            granted_at=self.clock(),
+            release=self._released,
+        )
+        self.leases.append(lease)
+        return lease
+
+    def _released(self, lease: Lease, finished: bool) -> None:
+        self.leases.remove(lease)
+        self.finished.append(finished)
+
+    def upstream(self, model: str) -> Upstream | None:
+        fake = self.models[model]
+        return fake.upstream if fake.status is Status.READY else None
+
+    def load(self, model: str) -> None:
+        self.loaded.append(model)
+
+    async def wait_ready(self, model: str, *, timeout: float) -> None:
+        async with asyncio.timeout(timeout):
+            await self.models[model].open.wait()
+
+    async def eject(self, model: str, *, force: bool) -> None:
+        self.ejected.append((model, force))
+        self.models[model].status = Status.OFF
+
+    def reset(self, model: str) -> None:
+        self.resets.append(model)
+
+    def view(self, model: str) -> ModelView:
+        ready = self.models[model].status is Status.READY
+        return ModelView(
+            name=model,
+            status=self.models[model].status,
+            reason="",
+            replica=1 if ready else None,
+            slots=1,
+            busy=len(self.leases),
+            queued=dict.fromkeys(Priority, 0),
+            oldest_wait=0.0,
+            loading_since=None,
+            ready_since=None,
+            last_used=None,
+            retry_at=None,
+            restarts=0,
+            booked={},
+            seen={},
+            estimate=Need(gpu=0, host=0),
+        )
+
+    def views(self) -> tuple[ModelView, ...]:
+        return tuple(self.view(model) for model in self.models)
+
+    def devices(self) -> tuple[DeviceView, ...]:
+        return ()
+
+    def tail(self, model: str, lines: int = 20) -> str:
+        return ""
+
+    def port(self, model: str) -> int | None:
+        return None
+
+    def pid(self, model: str) -> int | None:
+        return None

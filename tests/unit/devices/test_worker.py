@@ -1,0 +1,95 @@
+"""The worker thread: results, errors, and calls that hang."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from router.devices.worker import Worker
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    made = Worker("test")
+    yield made
+    made.stop()
+
+
+async def test_results_and_errors_come_back(worker: Worker) -> None:
+    assert await worker.run(lambda: 7, 5) == 7
+    with pytest.raises(ZeroDivisionError):
+        await worker.run(lambda: 1 // 0, 5)
+    assert await worker.run(lambda: 8, 5) == 8
+
+
+async def test_a_call_that_hangs_costs_one_deadline_and_the_next_nothing(worker: Worker) -> None:
+    release = threading.Event()
+    with pytest.raises(TimeoutError):
+        await worker.run(lambda: release.wait(30), 0.05)
+    async with asyncio.timeout(5):
+        with pytest.raises(TimeoutError, match="an earlier call"):
+            await worker.run(lambda: True, 0.01)
+    release.set()
+    assert await worker.run(lambda: "answers again", 10) == "answers again"
+
+
+async def test_waiting_calls_are_bounded(worker: Worker) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        started.set()
+        release.wait(30)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(worker.run(hang, 30))
+        assert await asyncio.to_thread(started.wait, 20)
+        waiting = [tasks.create_task(worker.run(lambda: None, 30)) for _ in range(64)]
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError, match="too many"):
+            await worker.run(lambda: None, 30)
+        release.set()
+    assert all(task.done() for task in waiting)
+
+
+async def test_a_cancelled_caller_is_cancelled_and_the_worker_goes_on(worker: Worker) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        started.set()
+        release.wait(30)
+
+    caller = asyncio.ensure_future(worker.run(hang, 30))
+    assert await asyncio.to_thread(started.wait, 20)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    release.set()
+    assert await worker.run(lambda: 1, 10) == 1
+
+
+async def test_after_stop_a_call_fails_at_once(worker: Worker) -> None:
+    worker.stop()
+    with pytest.raises(RuntimeError, match="stopped"):
+        await worker.run(lambda: 1, 30)
+
+
+HANGS = """
+import asyncio, threading
+from router.devices.worker import Worker
+
+async def main():
+    try:
+        await Worker("hangs").run(threading.Event().wait, 0.05)
+    except TimeoutError:
+        print("timed out")
+
+asyncio.run(main())
+"""
+
+
+def test_a_call_that_hangs_does_not_keep_the_process_from_ending() -> None:
+    ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, timeout=20, check=True)
+    assert ended.stdout.strip() == b"timed out"

@@ -1,0 +1,58 @@
+"""What crosses the router, and what does not."""
+
+from router.proxy.headers import to_client, to_upstream
+
+
+def test_only_what_the_upstream_reads_goes_there() -> None:
+    client = [
+        (b"host", b"router"),
+        (b"authorization", b"Bearer clients-key"),
+        (b"x-api-key", b"clients-key"),
+        (b"cookie", b"a=b"),
+        (b"x-forwarded-for", b"10.0.0.1"),
+        (b"x-conversation-id", b"7"),
+        (b"anthropic-version", b"2023-06-01"),
+        (b"accept", b"text/event-stream"),
+    ]
+    assert to_upstream(client, authorization="Bearer child", content_type="application/json", close=False) == {
+        "anthropic-version": "2023-06-01",
+        "accept": "text/event-stream",
+        "accept-encoding": "identity",
+        "authorization": "Bearer child",
+        "content-type": "application/json",
+    }
+
+
+def test_a_stream_asks_for_a_connection_of_its_own() -> None:
+    assert to_upstream([], authorization="", content_type=None, close=True) == {
+        "accept-encoding": "identity",
+        "connection": "close",
+    }
+
+
+def test_oversized_and_odd_values_stay_here() -> None:
+    client = [(b"accept", b"a" * 5000), (b"anthropic-beta", "ü".encode())]
+    assert to_upstream(client, authorization="", content_type=None, close=False) == {"accept-encoding": "identity"}
+
+
+def test_a_multipart_content_type_keeps_its_boundary() -> None:
+    client = [(b"content-type", b"multipart/form-data; boundary=x")]
+    found = to_upstream(client, authorization="", content_type=None, close=False)
+    assert found["content-type"] == "multipart/form-data; boundary=x"
+
+
+def test_hop_by_hop_headers_and_the_upstreams_own_words_end_here() -> None:
+    upstream = [
+        (b"Connection", b"keep-alive, X-Private"),
+        (b"Keep-Alive", b"timeout=5"),
+        (b"X-Private", b"1"),
+        (b"Server", b"llama.cpp"),
+        (b"Access-Control-Allow-Origin", b""),
+        (b"Content-Type", b"application/json"),
+        (b"Content-Length", b"2"),
+    ]
+    assert to_client(upstream) == [(b"content-type", b"application/json"), (b"content-length", b"2")]
+
+
+def test_a_length_beside_chunks_is_dropped() -> None:
+    assert to_client([(b"Transfer-Encoding", b"chunked"), (b"Content-Length", b"2")]) == []

@@ -1,0 +1,238 @@
+"""The Prometheus page: its names, its labels, and what makes the figures move."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from router.core.types import (
+    HOST,
+    Device,
+    DeviceId,
+    DeviceKind,
+    DeviceView,
+    ModelView,
+    Need,
+    Priority,
+    Status,
+)
+from router.telemetry.gauges import SharedSampler
+from router.telemetry.metrics import Telemetry
+from router.telemetry.records import RequestRecord
+from router.telemetry.status import StatusBus
+
+NAMES = ("qwen", "org/ünï:q4")
+
+EXPECTED = {
+    "router_requests": "counter",
+    "router_tokens_in": "counter",
+    "router_tokens_out": "counter",
+    "router_loads": "counter",
+    "router_evictions": "counter",
+    "router_restarts": "counter",
+    "router_queue_wait_seconds": "histogram",
+    "router_time_to_first_byte_seconds": "histogram",
+    "router_request_duration_seconds": "histogram",
+    "router_load_seconds": "histogram",
+    "router_model_vram_bytes": "gauge",
+    "router_queue_depth": "gauge",
+    "router_queue_oldest_wait_seconds": "gauge",
+    "router_model_state": "gauge",
+    "router_slots": "gauge",
+    "router_slots_busy": "gauge",
+    "router_model_memory_estimate_bytes": "gauge",
+    "router_model_memory_observed_bytes": "gauge",
+    "router_device_memory_total_bytes": "gauge",
+    "router_device_memory_used_bytes": "gauge",
+    "router_device_memory_free_bytes": "gauge",
+    "router_device_memory_booked_bytes": "gauge",
+    "router_build_info": "gauge",
+}
+
+
+class Rig:
+    """An engine's views, as the test sets them."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.reads = 0
+        self.models = [view(name) for name in NAMES]
+        self.memory = [device(HOST)]
+
+    def clock(self) -> float:
+        return self.now
+
+    def views(self) -> tuple[ModelView, ...]:
+        self.reads += 1
+        return tuple(self.models)
+
+    def devices(self) -> tuple[DeviceView, ...]:
+        return tuple(self.memory)
+
+
+def view(name: str, *, replica: int | None = None, seen: dict[DeviceId, int] | None = None) -> ModelView:
+    return ModelView(
+        name=name,
+        status=Status.OFF if replica is None else Status.READY,
+        reason="",
+        replica=replica,
+        slots=4,
+        busy=0 if replica is None else 3,
+        queued={Priority.HIGH: 1, Priority.NORMAL: 2, Priority.LOW: 0},
+        oldest_wait=1.5,
+        loading_since=None,
+        ready_since=None,
+        last_used=None,
+        retry_at=None,
+        restarts=0,
+        booked={},
+        seen=seen or {},
+        estimate=Need(gpu=700, host=300),
+    )
+
+
+def device(name: DeviceId) -> DeviceView:
+    kind = DeviceKind.HOST if name == HOST else DeviceKind.GPU
+    about = Device(name, kind, None if name == HOST else 0, "memory", total=1000, capacity=900)
+    return DeviceView(about, total=1000, used=400, free=600, booked=300, seen=200, available=500)
+
+
+def telemetry(rig: Rig | None = None) -> Telemetry:
+    found = Telemetry(NAMES, version="1.2.3", status=StatusBus(), clock=lambda: 0.0)
+    if rig is not None:
+        found.attach(rig)
+    return found
+
+
+def page(of: Telemetry) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
+    """Every sample of the page: name -> sorted labels -> value."""
+    found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+    for family in text_string_to_metric_families(of.render().decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+    return found
+
+
+def value(of: Telemetry, name: str, **labels: str) -> float:
+    return page(of)[name][tuple(sorted(labels.items()))]
+
+
+def finished(model: str = "qwen", *, first_byte: float | None = 0.2) -> RequestRecord:
+    return RequestRecord(model, "/v1/chat/completions", "success", 0.0, first_byte, 2.0, 7, 11, "normal")
+
+
+def test_the_names_and_types_are_these_and_no_others() -> None:
+    families = list(text_string_to_metric_families(telemetry(Rig()).render().decode()))
+    ours = {family.name: family.type for family in families if not family.name.startswith("process_")}
+    assert ours == EXPECTED
+    assert all(family.documentation for family in families)
+
+
+def test_every_series_is_there_at_zero_from_the_start() -> None:
+    samples = page(telemetry(Rig()))
+    assert len(samples["router_requests_total"]) == 4 * len(NAMES)
+    assert len(samples["router_loads_total"]) == 2 * len(NAMES)
+    assert len(samples["router_queue_wait_seconds_count"]) == 3 * len(NAMES)
+    assert len(samples["router_model_state"]) == len(Status) * len(NAMES)
+    for name, kind in EXPECTED.items():
+        if kind == "counter":
+            assert set(samples[f"{name}_total"].values()) == {0.0}, name
+
+
+def test_before_an_engine_is_attached_there_are_no_gauges_of_it() -> None:
+    samples = page(telemetry())
+    assert "router_queue_depth" not in samples
+    assert "router_requests_total" in samples
+
+
+def test_a_finished_request_is_counted_once_everywhere() -> None:
+    of = telemetry()
+    of.request_finished(finished())
+    assert value(of, "router_requests_total", model="qwen", status="success") == 1
+    assert value(of, "router_requests_total", model="qwen", status="cancelled") == 0
+    assert value(of, "router_requests_total", model="org/ünï:q4", status="success") == 0
+    assert value(of, "router_tokens_in_total", model="qwen") == 7
+    assert value(of, "router_tokens_out_total", model="qwen") == 11
+    assert value(of, "router_request_duration_seconds_sum", model="qwen") == 2.0
+    assert value(of, "router_time_to_first_byte_seconds_sum", model="qwen") == 0.2
+    assert len(of.recent.window(60, 3.0)["qwen"].records) == 1
+
+
+def test_a_request_without_an_answer_has_no_first_byte() -> None:
+    of = telemetry()
+    of.request_finished(finished(first_byte=None))
+    assert value(of, "router_time_to_first_byte_seconds_count", model="qwen") == 0
+    assert value(of, "router_request_duration_seconds_count", model="qwen") == 1
+
+
+def test_what_the_engine_tells_is_counted() -> None:
+    of = telemetry()
+    of.granted("qwen", Priority.HIGH, 0.3)
+    of.load_finished("qwen", 4.0, ok=True)
+    of.load_finished("qwen", 9.0, ok=False)
+    of.evicted("qwen", "org/ünï:q4")
+    of.restarted("org/ünï:q4")
+    assert value(of, "router_queue_wait_seconds_sum", model="qwen", priority="high") == 0.3
+    assert value(of, "router_queue_wait_seconds_count", model="qwen", priority="low") == 0
+    assert value(of, "router_loads_total", model="qwen", result="success") == 1
+    assert value(of, "router_loads_total", model="qwen", result="failure") == 1
+    assert value(of, "router_load_seconds_sum", model="qwen") == 4.0
+    assert value(of, "router_evictions_total", model="qwen") == 1
+    assert value(of, "router_restarts_total", model="org/ünï:q4") == 1
+
+
+def test_gauges_are_read_from_the_engine_at_each_scrape() -> None:
+    rig = Rig()
+    of = telemetry(rig)
+    assert value(of, "router_slots", model="qwen") == 0
+    rig.models[0] = view("qwen", replica=1, seen={HOST: 50})
+    assert value(of, "router_slots", model="qwen") == 4
+    assert value(of, "router_slots_busy", model="qwen") == 3
+    assert value(of, "router_queue_depth", model="qwen") == 3
+    assert value(of, "router_queue_oldest_wait_seconds", model="qwen") == 1.5
+    assert value(of, "router_model_state", model="qwen", state="ready") == 1
+    assert value(of, "router_model_state", model="qwen", state="off") == 0
+    assert value(of, "router_model_memory_estimate_bytes", model="qwen") == 1000
+    assert value(of, "router_model_memory_observed_bytes", model="qwen") == 50
+    assert value(of, "router_device_memory_used_bytes", device=HOST) == 400
+    assert value(of, "router_device_memory_booked_bytes", device=HOST) == 300
+
+
+def test_vram_is_host_memory_only_where_there_is_no_gpu() -> None:
+    rig = Rig()
+    of = telemetry(rig)
+    rig.models[0] = view("qwen", replica=1, seen={HOST: 50, "gpu:0": 20, "gpu:1": 1})
+    assert value(of, "router_model_vram_bytes", model="qwen") == 50
+    rig.memory.append(device("gpu:0"))
+    assert value(of, "router_model_vram_bytes", model="qwen") == 21
+
+
+async def test_a_change_reaches_the_status_bus() -> None:
+    bus = StatusBus()
+    of = Telemetry(NAMES, version="1", status=bus)
+    with bus.subscribe() as changes:
+        assert await anext(changes) is None
+        of.model_changed(view("qwen"), Status.LOADING)
+        told = await anext(changes)
+    assert told is not None
+    assert told.name == "qwen"
+
+
+def test_uptime_follows_the_clock() -> None:
+    now = [5.0]
+    of = Telemetry((), version="1", status=StatusBus(), clock=lambda: now[0])
+    now[0] = 12.0
+    assert of.uptime() == 7.0
+
+
+def test_one_sample_per_tick_is_shared() -> None:
+    rig, sampler = Rig(), SharedSampler(interval=1.0)
+    first = sampler.at(rig)
+    rig.now += 0.9
+    assert sampler.at(rig) is first
+    rig.now += 0.1
+    assert sampler.at(rig) is not first
+    assert rig.reads == 2
+
+
+def test_the_next_tick_is_always_ahead() -> None:
+    sampler = SharedSampler(interval=1.0)
+    for now in (100.0, 100.4, 100.999):
+        assert int(now + sampler.until_next(now)) == 101
