@@ -25,6 +25,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -412,14 +413,13 @@ def write_model(path: str | os.PathLike[str], spec: ModelSpec | None = None) -> 
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        writer = gguf.GGUFWriter(temporary, spec.architecture)
-        _describe(writer, spec)
-        _describe_tokenizer(writer, spec, ends.vocabulary)
-        _add_tensors(Builder(writer, spec, rng), ends)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        with closing(gguf.GGUFWriter(temporary, spec.architecture)) as writer:
+            _describe(writer, spec)
+            _describe_tokenizer(writer, spec, ends.vocabulary)
+            _add_tensors(Builder(writer, spec, rng), ends)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -105,8 +105,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     signals = watch_signals()
     say(f"serving {server.listening_address}")
     signals.recv(1)
-    say("told to stop")
-    # xllamacpp's own shutdown waits for attached clients: 30 s for a stream, without end for an answer.
+    # No clean-up: xllamacpp's own waits for attached clients: 30 s for a stream, without end for an answer.
     os._exit(0)
 
 

@@ -28,6 +28,7 @@ from router.backends.embedded_flags import (
 
 KV_CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 FFN_EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+UINT32_MAX = 2**32 - 1
 AUTO_WORDS = ("auto", "-1")
 EVERYTHING = 2**31 - 1  # INT_MAX, as llama-server sets it for -v
 WHOLE_CONTEXT = -1  # UINT32_MAX in llama.cpp: `-c 0` means the model's full context, which --fit must not cut
@@ -87,6 +88,10 @@ def append(path: str) -> Setter:
         store(params, [*attrgetter(path)(params), *values])
 
     return add
+
+
+def seed(raw: str) -> int:
+    return integer(raw) & UINT32_MAX
 
 
 def reciprocal(raw: str) -> float:

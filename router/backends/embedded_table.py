@@ -186,7 +186,7 @@ HARDWARE = (
 )
 
 SAMPLING = (
-    _value("-s --seed", "SEED", integer, "sampling.seed", "", "RNG seed (default: -1, use random seed for -1)"),
+    _value("-s --seed", "SEED", to.seed, "sampling.seed", "", "RNG seed (default: -1, use random seed for -1)"),
     _value("--samplers", "SAMPLERS", text, to.sampled("samplers", Sampled.COMMON_PARAMS_SAMPLING_CONFIG_SAMPLERS), "",
            "samplers that will be used for generation in the order, separated by ';'"),
     _value("--temp --temperature", "N", number, to.sampled("temp", Sampled.COMMON_PARAMS_SAMPLING_CONFIG_TEMP),

@@ -21,6 +21,7 @@ from scripts.make_demo_models import DEMO_MODELS, HELLO, ModelSpec, write_model
 
 pytestmark = pytest.mark.llama
 
+REPOSITORY = Path(__file__).parents[2]
 DEADLINE = 30.0
 KEY = "a-key-for-this-test"
 CHAT = {"messages": [{"role": "user", "content": "Wer bist du? 😀"}], "temperature": 0}
@@ -35,7 +36,8 @@ class Embedded:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env={"LLAMA_API_KEY": key, "PATH": ""},
+            env={"LLAMA_API_KEY": key},
+            cwd=REPOSITORY,
         )
         assert self.process.stderr is not None
         self._lines: queue.Queue[str] = queue.Queue()
@@ -81,7 +83,14 @@ def embedded(model: Path, *flags: str) -> Iterator[Embedded]:
 def failed(*argv: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "router.backends.embedded", *argv]
     return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE, check=False, env={}
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+        env={},
+        cwd=REPOSITORY,
     )
 
 
@@ -191,10 +200,11 @@ def test_a_signal_ends_it_even_while_it_streams(letters: Path, number: int) -> N
     with embedded(letters, "-np", "1", "--context-shift") as server:
         endless = {"prompt": "x", "n_predict": -1, "stream": True, "ignore_eos": True}
         with server.client.stream("POST", "/completion", json=endless) as response:
-            next(response.iter_bytes())
+            chunks = response.iter_bytes()
+            next(chunks)
             assert server.stop(number) == 0
             with pytest.raises(httpx.TransportError):
-                list(response.iter_bytes())
+                list(chunks)
 
 
 class TestRefusals:

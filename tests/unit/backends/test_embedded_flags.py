@@ -79,6 +79,7 @@ def test_defaults_are_those_of_llama_server() -> None:
         (["--api-key", "one,two", "--api-key", "three"], "api_keys", ["one", "two", "three"]),
         (["-to", "5"], "timeout_write", 5),
         (["-s", "7"], "sampling.seed", 7),
+        (["-s", "-1"], "sampling.seed", 2**32 - 1),
         (["-lv", "4"], "verbosity", 4),
         (["--log-jsonl"], "log_json", True),
         (["-ncmoe", "1"], "tensor_buft_overrides", r"blk\.0\.ffn_(up|down|gate|gate_up)_(ch|)exps=CPU"),

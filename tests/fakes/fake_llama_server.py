@@ -1,0 +1,420 @@
+"""A llama-server without a model, that misbehaves on demand. Standard library only; run it as a program.
+
+It takes llama-server's flags (those it does not know are ignored) and answers like build b11434: 503 on every path
+while it loads, 401 without the key of `LLAMA_API_KEY`, SSE with a role chunk, one chunk per token, a usage chunk on
+request and `[DONE]`; it closes the connection after a stream while it advertises keep-alive. Full slots queue FIFO; a
+client that leaves frees its slot. SIGTERM ends it with code 0 once loaded, by the signal before.
+
+Misbehaviour comes from flags (they may stand among a model's `flags`) or from the environment: `--ready-after 2` is
+`FAKE_READY_AFTER=2`, a switch is set by `=1`. Text for the log goes to stderr.
+
+    --ready-after S          load for S seconds            --never-ready           load for ever
+    --exit-code N            end with N while loading      --exit-message TEXT     ... saying this on stderr
+    --exit-after S           exit S seconds after ready    --lose-port             say the port is taken, and end
+    --ignore-term            ignore SIGTERM                --fork-grandchild       `sleep` in the same process group
+    --stderr-flood MIB       write so much to stderr       --long-line KIB         one line of this length
+    --print-key              print the API key             --ignore-key            serve whoever asks
+    --hang-health            accept /health, never answer  --token-delay S         between two tokens
+    --prefill-delay S        before the first token        --tokens N              when the request sets no limit
+    --crash-after-tokens N   SIGKILL itself in an answer   --stall-after-tokens N  stop producing, stay healthy
+    --bad-sse                break the stream's framing    --status N              answer generations with this status
+
+`GET /fake/process` tells pid, argv, environment, working directory, stdin and process group; `GET /fake/requests` tells
+the generations in the order in which they were started, each with its last message or prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+VERSION = "version: 11434 (fake000)\nbuilt with nothing for tests\n"
+LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+NO_KEY = {"error": {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}}
+UNKNOWN = {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}
+WHEN_NONE_IS_ASKED = 8
+
+
+def option_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("-m", "--model", default="")
+    parser.add_argument("-a", "--alias", default="fake")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("-np", "--parallel", type=int, default=4)
+    parser.add_argument("-c", "--ctx-size", type=int, default=4096)
+    parser.add_argument("-cram", "--cache-ram", type=int, default=8192)
+    for name in ("metrics", "slots", "no-webui", "no-ui", "embedding", "jinja", "log-jsonl"):
+        parser.add_argument(f"--{name}", action="store_true")
+    for name in ("never-ready", "lose-port", "ignore-term", "fork-grandchild", "print-key", "ignore-key", "hang-health",
+                 "bad-sse"):  # fmt: skip
+        parser.add_argument(f"--{name}", action="store_true", default=_environ(name) == "1")
+    for name in ("ready-after", "token-delay", "prefill-delay", "exit-after"):
+        parser.add_argument(f"--{name}", type=float, default=float(_environ(name) or 0))
+    for name in ("exit-code", "stderr-flood", "long-line", "tokens", "crash-after-tokens", "stall-after-tokens",
+                 "status"):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=int(_environ(name)) if _environ(name) else None)
+    parser.add_argument("--exit-message", default=_environ("exit-message"))
+    return parser
+
+
+def _environ(name: str) -> str:
+    return os.environ.get("FAKE_" + name.upper().replace("-", "_"), "")
+
+
+@dataclass
+class Slot:
+    id: int
+    task: int = -1
+    busy: bool = False
+    prompt: int = 0
+    decoded: int = 0
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document = json.loads(self.body or b"{}")
+        return document if isinstance(document, dict) else {}
+
+
+class FakeServer:
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.key = os.environ.get("LLAMA_API_KEY", "")
+        self.loaded = asyncio.Event()
+        self.slots = [Slot(number) for number in range(options.parallel)]
+        self.free = asyncio.Semaphore(options.parallel)
+        self.started: list[dict[str, Any]] = []
+        self.waiting = 0
+        self.tokens_predicted = 0
+
+    async def run(self) -> None:
+        options = self.options
+        if options.lose_port:
+            refuse_port(options)
+        try:
+            server = await asyncio.start_server(self._connection, options.host, options.port)
+        except OSError:
+            refuse_port(options)
+        await self._load()
+        if not options.ignore_term:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 0)
+        self.loaded.set()
+        say("main: model loaded")
+        say(f"main: server is listening on http://{options.host}:{server.sockets[0].getsockname()[1]}")
+        if options.exit_after:
+            await asyncio.sleep(options.exit_after)
+            os._exit(options.exit_code or 0)
+        await server.serve_forever()
+
+    async def _load(self) -> None:
+        options = self.options
+        say("main: loading model")
+        if options.print_key:
+            say(f"the key is {self.key}, Bearer {self.key}")
+        if options.long_line:
+            say("x" * options.long_line * 1024)
+        if options.stderr_flood:
+            for _ in range(options.stderr_flood * 1024):
+                sys.stderr.write("f" * 1023 + "\n")
+            say("the flood is over")
+        if options.fork_grandchild:
+            grandchild = subprocess.Popen(["sleep", "1000"])  # noqa: ASYNC220  a badly behaved program
+            say(f"grandchild {grandchild.pid}")
+        if options.never_ready:
+            await asyncio.Event().wait()
+        await asyncio.sleep(options.ready_after)
+        if options.exit_code is not None and not options.exit_after:
+            say(options.exit_message or "llama_model_load: error loading model: fake trouble")
+            say("main: exiting due to model loading error")
+            os._exit(options.exit_code)
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while (request := await read_request(reader)) is not None:
+                answering = asyncio.create_task(self._respond(request, writer))
+                while not answering.done():
+                    await asyncio.wait({answering}, timeout=0.02)
+                    if reader.at_eof():
+                        answering.cancel()
+                if answering.cancelled() or not answering.result():
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _respond(self, request: Request, writer: asyncio.StreamWriter) -> bool:
+        """Answer; False when the connection ends with it."""
+        path = request.path.partition("?")[0]
+        if path in {"/health", "/v1/health"} and self.options.hang_health:
+            await asyncio.Event().wait()
+        if not self.loaded.is_set():
+            return await send_json(writer, 503, LOADING)
+        if path in {"/health", "/v1/health"}:
+            return await send_json(writer, 200, {"status": "ok"})
+        if not self._may_enter(request):
+            return await send_json(writer, 401, NO_KEY)
+        if request.method == "GET":
+            return await self._get(path, writer)
+        if path in {"/v1/chat/completions", "/v1/completions"}:
+            return await self._generate(request, writer, chat="chat" in path)
+        return await self._post(path, request, writer)
+
+    def _may_enter(self, request: Request) -> bool:
+        if not self.key or self.options.ignore_key:
+            return True
+        given = request.headers.get("authorization", "").removeprefix("Bearer ") or request.headers.get("x-api-key", "")
+        return given == self.key
+
+    async def _get(self, path: str, writer: asyncio.StreamWriter) -> bool:
+        options = self.options
+        if path == "/metrics" and options.metrics:
+            return await send(writer, 200, "text/plain; version=0.0.4", self._metrics().encode())
+        answers: dict[str, Any] = {
+            "/props": {"total_slots": options.parallel, "model_alias": options.alias, "model_path": options.model,
+                       "default_generation_settings": {"n_ctx": options.ctx_size}},
+            "/slots": [self._slot(slot) for slot in self.slots],
+            "/v1/models": {"object": "list", "data": [{"id": options.alias, "object": "model"}]},
+            "/fake/process": describe_process(),
+            "/fake/requests": self.started,
+        }  # fmt: skip
+        return await send_json(writer, 200, answers[path]) if path in answers else await send_json(writer, 404, UNKNOWN)
+
+    async def _post(self, path: str, request: Request, writer: asyncio.StreamWriter) -> bool:
+        if path in {"/v1/embeddings", "/embeddings", "/embedding"}:
+            texts = request.json.get("input", "")
+            texts = texts if isinstance(texts, list) else [texts]
+            data = [{"object": "embedding", "index": n, "embedding": [0.6, 0.8]} for n in range(len(texts))]
+            usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
+            return await send_json(
+                writer, 200, {"object": "list", "model": self.options.alias, "data": data, "usage": usage}
+            )
+        if path == "/tokenize":
+            return await send_json(writer, 200, {"tokens": list(request.json.get("content", "").encode())})
+        return await send_json(writer, 404, UNKNOWN)
+
+    def _slot(self, slot: Slot) -> dict[str, Any]:
+        answer: dict[str, Any] = {"id": slot.id, "n_ctx": self.options.ctx_size, "is_processing": slot.busy}
+        if slot.task >= 0:
+            answer |= {"id_task": slot.task, "n_prompt_tokens": slot.prompt, "n_prompt_tokens_processed": slot.prompt,
+                       "next_token": [{"has_next_token": slot.busy, "n_decoded": slot.decoded}]}  # fmt: skip
+        return answer
+
+    def _metrics(self) -> str:
+        busy = sum(slot.busy for slot in self.slots)
+        return (
+            "# TYPE llamacpp:tokens_predicted_total counter\n"
+            f"llamacpp:tokens_predicted_total {self.tokens_predicted}\n"
+            "# TYPE llamacpp:requests_processing gauge\n"
+            f"llamacpp:requests_processing {busy}\n"
+            "# TYPE llamacpp:requests_deferred gauge\n"
+            f"llamacpp:requests_deferred {self.waiting}\n"
+        )
+
+    @contextlib.asynccontextmanager
+    async def _slot_for(self, request: Request) -> AsyncIterator[Slot]:
+        self.waiting += 1
+        try:
+            await self.free.acquire()
+        finally:
+            self.waiting -= 1
+        slot = next(slot for slot in self.slots if not slot.busy)
+        slot.busy, slot.decoded, slot.prompt, slot.task = True, 0, len(request.body), len(self.started)
+        self.started.append({"task": slot.task, "slot": slot.id, "text": last_text(request.json)})
+        try:
+            yield slot
+        finally:
+            slot.busy = False
+            self.free.release()
+
+    async def _generate(self, request: Request, writer: asyncio.StreamWriter, *, chat: bool) -> bool:
+        if self.options.status is not None:
+            error = {"code": self.options.status, "message": "fake trouble", "type": "server_error"}
+            return await send_json(writer, self.options.status, {"error": error})
+        asked = request.json
+        async with self._slot_for(request) as slot:
+            if asked.get("stream"):
+                await self._stream(asked, slot, writer, chat=chat)
+                return False
+            words = [word async for word in self._tokens(asked, slot)]
+            answer = whole_answer(self.options.alias, words, slot, chat=chat)
+            return await send_json(writer, 200, answer)
+
+    async def _stream(self, asked: dict[str, Any], slot: Slot, writer: asyncio.StreamWriter, *, chat: bool) -> None:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nServer: llama.cpp\r\nKeep-Alive: timeout=5, max=100"
+            b"\r\nAccess-Control-Allow-Origin: \r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        await writer.drain()
+        first, each, last = (chat_chunks if chat else text_chunks)(self.options.alias)
+        if first:
+            await send_event(writer, first)
+        async for word in self._tokens(asked, slot):
+            if self.options.bad_sse:
+                writer.write(b"zz\r\nthis is no chunk\r\n")
+                await writer.drain()
+                return
+            await send_event(writer, each(word))
+        await send_event(writer, last)
+        if (asked.get("stream_options") or {}).get("include_usage"):
+            await send_event(writer, {**last, "choices": [], "usage": usage_of(slot)})
+        await send_chunk(writer, b"data: [DONE]\n\n")
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async def _tokens(self, asked: dict[str, Any], slot: Slot) -> AsyncIterator[str]:
+        options = self.options
+        limit = asked.get("max_completion_tokens") or asked.get("max_tokens") or options.tokens or WHEN_NONE_IS_ASKED
+        await asyncio.sleep(options.prefill_delay)
+        for number in range(limit):
+            if number == options.crash_after_tokens:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if number == options.stall_after_tokens:
+                await asyncio.Event().wait()
+            if number:
+                await asyncio.sleep(options.token_delay)
+            slot.decoded += 1
+            self.tokens_predicted += 1
+            yield f"word{number} "
+
+
+def refuse_port(options: argparse.Namespace) -> NoReturn:
+    say(f"start: couldn't bind HTTP server socket, hostname: {options.host}, port: {options.port}")
+    say("main: exiting due to HTTP server error")
+    os._exit(1)
+
+
+async def read_request(reader: asyncio.StreamReader) -> Request | None:
+    """The next request; None at the end of the connection."""
+    line = await reader.readline()
+    if not line.strip():
+        return None
+    method, path, _ = line.decode("latin-1").split(" ", 2)
+    headers = {}
+    while (line := await reader.readline()).strip():
+        name, _, value = line.decode("latin-1").partition(":")
+        headers[name.strip().lower()] = value.strip()
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        body = b""
+        while size := int((await reader.readline()).split(b";")[0], 16):
+            body += await reader.readexactly(size)
+            await reader.readline()
+        await reader.readline()
+    else:
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return Request(method, path, headers, body)
+
+
+async def send(writer: asyncio.StreamWriter, status: int, kind: str, body: bytes) -> bool:
+    head = f"HTTP/1.1 {status} Fake\r\nServer: llama.cpp\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+    return True
+
+
+async def send_json(writer: asyncio.StreamWriter, status: int, document: Any) -> bool:
+    return await send(writer, status, "application/json; charset=utf-8", json.dumps(document).encode())
+
+
+async def send_event(writer: asyncio.StreamWriter, document: Any) -> None:
+    await send_chunk(writer, b"data: " + json.dumps(document).encode() + b"\n\n")
+
+
+async def send_chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+    await writer.drain()
+
+
+def chat_chunks(alias: str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """First chunk, maker of the chunk of a token, last chunk."""
+
+    def chunk(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        return {"id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": 1, "model": alias,
+                "choices": [choice]}  # fmt: skip
+
+    return chunk({"role": "assistant", "content": None}), lambda word: chunk({"content": word}), chunk({}, "stop")
+
+
+def text_chunks(alias: str) -> tuple[None, Any, dict[str, Any]]:
+    def chunk(text: str, reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+        return {"id": "cmpl-fake", "object": "text_completion", "created": 1, "model": alias, "choices": [choice]}
+
+    return None, chunk, chunk("", "stop")
+
+
+def whole_answer(alias: str, words: list[str], slot: Slot, *, chat: bool) -> dict[str, Any]:
+    text = "".join(words)
+    said: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+    kind = "chat.completion" if chat else "text_completion"
+    return {"id": "fake", "object": kind, "created": 1, "model": alias,
+            "choices": [{"index": 0, "finish_reason": "stop", **said}], "usage": usage_of(slot)}  # fmt: skip
+
+
+def usage_of(slot: Slot) -> dict[str, int]:
+    return {
+        "prompt_tokens": slot.prompt,
+        "completion_tokens": slot.decoded,
+        "total_tokens": slot.prompt + slot.decoded,
+    }
+
+
+def last_text(asked: dict[str, Any]) -> Any:
+    messages = asked.get("messages")
+    return messages[-1].get("content") if messages else asked.get("prompt")
+
+
+def describe_process() -> dict[str, Any]:
+    return {
+        "pid": os.getpid(),
+        "group": os.getpgid(0),
+        "session": os.getsid(0),
+        "argv": sys.argv,
+        "env": dict(os.environ),
+        "cwd": os.getcwd(),  # noqa: PTH109
+        "stdin": os.read(0, 1).decode() or "end of file",
+    }
+
+
+def say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def main() -> None:
+    parser = option_parser()
+    if "--version" in sys.argv:
+        sys.stderr.write(VERSION)
+        return
+    if "--help" in sys.argv:
+        for action in parser._actions:
+            sys.stdout.write(f"{',    '.join(action.option_strings)}    what it does\n")
+        return
+    options, _ = parser.parse_known_args()
+    if options.ignore_term:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    asyncio.run(FakeServer(options).run())
+
+
+if __name__ == "__main__":
+    main()
