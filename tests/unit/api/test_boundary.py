@@ -1,0 +1,136 @@
+"""What is true of every request: an id, a log line, an error in one shape, and CORS."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import httpx
+import pytest
+
+from router.api.app import create_app
+from router.config import ApiConfig
+from tests.fakes.engine import FakeEngine, FakeModel
+from tests.fakes.serving import served
+from tests.fakes.site import MODELS, Site, services_for, settings_for, site
+
+ORIGIN = "https://ui.example"
+
+
+@pytest.mark.parametrize("told", ["abc-123", "x" * 128])
+async def test_a_sane_id_is_kept(told: str, router: Site) -> None:
+    assert (await router.client.get("/", headers={"x-request-id": told})).headers["x-request-id"] == told
+
+
+@pytest.mark.parametrize("told", ["", "x" * 129, "a b", "ü"])
+async def test_an_odd_one_is_replaced(told: str, router: Site) -> None:
+    answer = await router.client.get("/", headers={"x-request-id": told.encode()})
+    assert answer.headers.get_list("x-request-id") != [told]
+    assert len(answer.headers["x-request-id"]) == 32
+
+
+async def test_an_answer_of_the_child_carries_one_id(router: Site) -> None:
+    router.upstream.script = lambda heard, wire: wire.answer(b"{}", more="x-request-id: childs\r\n")
+    answer = await router.chat(x_request_id="ours")
+    assert answer.headers.get_list("x-request-id") == ["ours"]
+
+
+async def test_an_unknown_path(router: Site) -> None:
+    answer = await router.client.get("/v1/nope")
+    assert answer.status_code == 404
+    assert answer.json()["error"] == {
+        "message": "Unknown request URL: GET /v1/nope. The known ones are at /docs.",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "unknown_url",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/v1/chat/completions", "POST"),
+        ("DELETE", "/v1/embeddings", "POST"),
+        ("POST", "/v1/models", "GET"),
+        ("PUT", "/lora-adapters", "GET, HEAD, POST"),
+    ],
+)
+async def test_a_wrong_method(method: str, path: str, allow: str, router: Site) -> None:
+    answer = await router.client.request(method, path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == allow
+
+
+async def test_a_trailing_slash_makes_no_difference(router: Site) -> None:
+    answer = await router.client.post("/v1/chat/completions/", content=b'{"model":"chat"}')
+    assert answer.status_code == 200
+    assert router.upstream.heard[-1].target == "/v1/chat/completions"
+
+
+async def test_large_headers_stay_here(router: Site) -> None:
+    answer = await router.chat(x_large="a" * 20_000)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (431, "headers_too_large")
+    assert router.upstream.heard == []
+
+
+async def test_a_bug_is_told_without_its_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(FakeEngine):
+        @property
+        def names(self) -> tuple[str, ...]:
+            raise ZeroDivisionError("secret")
+
+    engine = Broken(**{name: FakeModel() for name in MODELS})
+    app = create_app(services_for(settings_for(tmp_path), engine))
+    async with served(app) as address, httpx.AsyncClient(base_url=address.url) as client:
+        answer = await client.get("/v1/models")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert "secret" not in answer.text
+    assert answer.headers["x-request-id"] in answer.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_each_request_is_one_line(router: Site, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "router.access")
+    await router.client.post(
+        "/v1/chat/completions?key=secret", content=b'{"model":"gpt-4o"}', headers={"x-request-id": "7"}
+    )
+    await router.client.get("/a%0Ab%1b[31m")
+    first, second = (record.getMessage() for record in caplog.records if record.name == "router.access")
+    assert first.startswith("method=POST path=/v1/chat/completions status=200 ms=")
+    assert first.endswith(" model=chat bytes=11 id=7")
+    assert "secret" not in first
+    assert 'path="/a\\nb\\u001b[31m" status=404' in second
+
+
+async def test_a_preflight_needs_no_key(tmp_path: Path) -> None:
+    async with site(tmp_path, api=ApiConfig(cors_origins=(ORIGIN,)), api_key="key") as router:
+        asked = {
+            "origin": ORIGIN,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization,x-stainless-os",
+        }
+        answer = await router.client.options("/v1/chat/completions", headers=asked)
+        assert answer.is_success
+        assert answer.headers["access-control-allow-origin"] == ORIGIN
+        assert answer.headers["access-control-allow-headers"] == "authorization,x-stainless-os"
+        foreign = await router.client.options(
+            "/v1/chat/completions", headers=asked | {"origin": "https://evil.example"}
+        )
+        assert "access-control-allow-origin" not in foreign.headers
+
+
+async def test_a_proxied_answer_allows_one_origin_and_shows_its_headers(tmp_path: Path) -> None:
+    async with site(tmp_path, api=ApiConfig(cors_origins=(ORIGIN,)), api_key="key") as router:
+        router.upstream.script = lambda heard, wire: wire.answer(b"{}", more="Access-Control-Allow-Origin: \r\n")
+        answer = await router.chat(origin=ORIGIN, x_api_key="key")
+        assert answer.headers.get_list("access-control-allow-origin") == [ORIGIN]
+        exposed = answer.headers["access-control-expose-headers"]
+        assert {"x-request-id", "retry-after"} <= {name.strip() for name in exposed.split(",")}
+        refused = await router.chat(origin=ORIGIN)
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, ORIGIN)
+
+
+async def test_without_origins_none_is_allowed(router: Site) -> None:
+    router.upstream.script = lambda heard, wire: wire.answer(b"{}", more="Access-Control-Allow-Origin: *\r\n")
+    answer = await router.chat(origin="http://localhost:3000")
+    assert "access-control-allow-origin" not in answer.headers

@@ -1,0 +1,89 @@
+"""A watch that behaves like `asyncio.timeout`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from starlette.types import Message
+
+from router.api.disconnect import ClientDisconnected, DisconnectWatch
+from router.proxy.answer import Answer
+
+
+class Client:
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+        self.answer = Answer(self.take)
+
+    async def take(self, message: Message) -> None: ...
+
+    async def receive(self) -> Message:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+
+@pytest.fixture
+async def client() -> Client:
+    return Client()
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_client_that_goes_ends_the_block(client: Client) -> None:
+    asyncio.get_running_loop().call_soon(client.gone.set)
+    with pytest.raises(ClientDisconnected):
+        async with DisconnectWatch(client.receive, client.answer):
+            await forever()
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_a_client_that_stays_changes_nothing(client: Client) -> None:
+    async with DisconnectWatch(client.receive, client.answer):
+        await asyncio.sleep(0)
+    assert [task.get_name() for task in asyncio.all_tasks() if task.get_name() == "disconnect watch"] == []
+
+
+async def test_going_after_the_last_byte_is_no_disconnect(client: Client) -> None:
+    async with DisconnectWatch(client.receive, client.answer):
+        await client.answer.end()
+        client.gone.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+async def test_a_cancellation_from_elsewhere_goes_on_as_one(client: Client) -> None:
+    async def watched() -> None:
+        async with DisconnectWatch(client.receive, client.answer):
+            await forever()
+
+    task = asyncio.create_task(watched())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_both_at_once_is_a_cancellation(client: Client) -> None:
+    async def watched() -> None:
+        async with DisconnectWatch(client.receive, client.answer):
+            try:
+                await forever()
+            finally:
+                task.cancel()
+
+    task = asyncio.create_task(watched())
+    await asyncio.sleep(0)
+    client.gone.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_error_of_the_block_is_not_hidden(client: Client) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with DisconnectWatch(client.receive, client.answer):
+            raise ZeroDivisionError
