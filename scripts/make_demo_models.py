@@ -460,11 +460,17 @@ DEMO_MODELS = (
         spec=ModelSpec(name="Demo embed", pooling="mean", embd=128, ff=256, chat_template=False, ctx=2048, seed=3),
     ),
 )
+# One thread: these are so small that more of them only wait for each other.
+DEMO_THREADS = ("-t", "1")
 MANIFEST = "demo-models.json"
+CONFIG = "config.json"
 
 
 def make_demo(folder: str | os.PathLike[str]) -> list[Path]:
-    """Make what is missing, damaged or outdated of the demo's models; returns the files that were written."""
+    """Make what is missing, damaged or outdated of the demo's models; returns the models that were written.
+
+    A configuration that serves them is written beside them.
+    """
     folder = Path(folder)
     known = _read_manifest(folder / MANIFEST)
     recipe = _digest(Path(__file__))
@@ -475,10 +481,23 @@ def make_demo(folder: str | os.PathLike[str]) -> list[Path]:
             written.append(write_model(path, model.spec))
             known[model.filename] = [recipe, _digest(path)]
     if written:
-        temporary = folder / f".{MANIFEST}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        temporary.replace(folder / MANIFEST)
+        _write_json(folder / MANIFEST, known)
+    _write_json(folder / CONFIG, demo_config())
     return written
+
+
+def demo_config() -> dict[str, Any]:
+    """The configuration of the demo; paths are relative to its own folder, which lies in the router's state folder."""
+    models = {
+        model.alias: {"model_path": model.filename, "flags": [*DEMO_THREADS, *model.flags]} for model in DEMO_MODELS
+    }
+    return {"system": {"state_dir": ".."}, "models": models}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

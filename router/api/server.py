@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from router.api.boundary import AbortFilter
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -56,6 +58,9 @@ class Server(uvicorn.Server):
         )
         self._on_listening = on_listening
         self._on_exit = on_exit
+        errors = logging.getLogger("uvicorn.error")
+        errors.setLevel(logging.WARNING)  # its start and stop are told in our own words
+        errors.addFilter(AbortFilter())
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

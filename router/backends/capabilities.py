@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import re
 import shutil
@@ -17,8 +16,6 @@ from router.backends.environment import inherited, python_path
 from router.backends.exit_reason import exit_reason
 from router.backends.process_group import kill_group
 from router.engine.ports import LaunchError
-
-_log = logging.getLogger(__name__)
 
 EMBEDDED = (sys.executable, "-m", "router.backends.embedded")
 PROGRAM = "llama-server"
@@ -79,7 +76,6 @@ class Finder:
         async with self._asking:
             if self._known is None:
                 self._known = await ask(*find_command(self._configured))
-                _log.info("using %s", self._known)
             return self._known
 
 

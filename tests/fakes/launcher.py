@@ -24,11 +24,13 @@ class FakeChild:
         self.upstream = Upstream(f"http://127.0.0.1:{self.port}", object.__new__(aiohttp.ClientSession), "Bearer x")
         self.slot_count = 1
         self.readings: tuple[SlotReading, ...] = ()
+        self.works = False  # its slot moves on from one reading to the next
         self.is_healthy = True
         self.health_checks = 0
         self.stops: list[float] = []
-        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._exit: asyncio.Future[ChildExit] = asyncio.get_running_loop().create_future()
+        self._steps = 0
+        self._ready: asyncio.Future[ChildExit | None] = asyncio.get_running_loop().create_future()
+        self._exit: asyncio.Future[ChildExit | None] = asyncio.get_running_loop().create_future()
 
     def become_ready(self, slots: int = 1) -> None:
         self.slot_count = slots
@@ -40,19 +42,24 @@ class FakeChild:
             self._exit.set_result(ChildExit(code, reason))
 
     async def ready(self) -> int:
-        await asyncio.wait({self._ready, self._exit}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((self._ready, self._exit), return_when=asyncio.FIRST_COMPLETED)
         if self._exit.done():
-            raise LaunchError(self._exit.result().reason)
+            raise LaunchError((await self.wait()).reason)
         return self.slot_count
 
     async def wait(self) -> ChildExit:
-        return await asyncio.shield(self._exit)
+        ended = await asyncio.shield(self._exit)
+        assert ended is not None
+        return ended
 
     async def healthy(self) -> bool:
         self.health_checks += 1
         return self.is_healthy
 
     async def slots(self) -> tuple[SlotReading, ...]:
+        if self.works:
+            self._steps += 1
+            return (SlotReading(0, busy=True, task=1, progress=self._steps),)
         return self.readings
 
     def tail(self, lines: int = 20) -> str:

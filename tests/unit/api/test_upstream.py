@@ -105,6 +105,7 @@ async def test_other_methods_are_not_passed_on(router: Site) -> None:
 
 
 async def test_a_head_request_has_no_body(router: Site) -> None:
+    router.upstream.script = lambda heard, wire: wire.say(b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n")
     answer = await router.client.head("/upstream/chat/props")
     assert (answer.status_code, answer.content) == (200, b"")
     assert router.upstream.heard[-1].method == "HEAD"

@@ -112,7 +112,8 @@ def test_the_count_of_models_is_kept_by_evicting_the_least_recently_used() -> No
 
 
 def test_memory_is_made_by_evicting_no_more_than_needed() -> None:
-    drive = Drive([cpu_model("a", 2), cpu_model("b", 6), cpu_model("c", 6), cpu_model("big", 8)], policy=Policy(max_models=9))
+    specs = [cpu_model("a", 2), cpu_model("b", 6), cpu_model("c", 6), cpu_model("big", 8)]
+    drive = Drive(specs, policy=Policy(max_models=9))
     for name in "abc":
         drive.rest(name)
         drive.sleep(1)
