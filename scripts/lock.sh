@@ -6,3 +6,5 @@ compile=(uv pip compile --quiet --universal --python-version 3.11 --generate-has
   --no-annotate --custom-compile-command scripts/lock.sh "$@")
 "${compile[@]}" pyproject.toml -o requirements.txt
 "${compile[@]}" --group dev -c requirements.txt -o requirements-dev.txt
+# The SDK of the previous major version is tested too, from a folder of its own.
+echo 'openai==2.54.*' | "${compile[@]}" - -o requirements-openai2.txt

@@ -3,6 +3,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 prepare requirements.txt requirements-dev.txt
+prepare_aside sdk/openai-2 requirements-openai2.txt
 cd "$root"
 scripts/check.sh
 exec "$python" -m pytest "$@"

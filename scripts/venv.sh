@@ -1,4 +1,5 @@
-# Sourced by the other scripts: `prepare FILE…` makes .venv and installs locked requirement files into it, once each.
+# Sourced by the other scripts: `prepare FILE…` makes .venv and installs locked requirement files into it, once each;
+# `prepare_aside FOLDER FILE` installs one into a folder below .venv that is not on the path.
 # shellcheck shell=bash
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -25,14 +26,23 @@ prepare() {
     echo "Making $venv" >&2
     "$base" -m venv "$venv"
   fi
-  local file stamp
+  local file
   for file in "$@"; do
-    # The copy is written last, so an interrupted installation is taken up again.
-    stamp="$venv/.installed-$file"
-    if ! cmp -s "$root/$file" "$stamp"; then
-      echo "Installing $file" >&2
-      "$python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$root/$file" >&2
-      cp "$root/$file" "$stamp"
-    fi
+    install "$file" "$venv/.installed-$file"
   done
+}
+
+prepare_aside() {
+  install "$2" "$venv/$1/.installed" --target "$venv/$1" --upgrade
+}
+
+# install FILE STAMP [OPTIONS OF PIP]: the stamp is a copy, written last, so an interrupted one is taken up again.
+install() {
+  local file="$1" stamp="$2"
+  shift 2
+  if ! cmp -s "$root/$file" "$stamp"; then
+    echo "Installing $file" >&2
+    "$python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$root/$file" "$@" >&2
+    cp "$root/$file" "$stamp"
+  fi
 }
