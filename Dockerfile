@@ -1,7 +1,7 @@
 # llama-router on llama.cpp's own CUDA image:
 #
 #   docker build -t llama-router .
-#   docker run --gpus all -p 8000:8000 -e API_KEY -v ./models:/app/models:ro -v ./config.json:/app/config.json:ro llama-router
+#   docker run --gpus all -p 8000:8000 -e API_KEY -v "$PWD/models:/app/models:ro" llama-router
 #
 # Another build of llama.cpp: --build-arg LLAMA_CPP_TAG=server-cuda-b… (or `server` for machines without a GPU).
 ARG LLAMA_CPP_TAG=server-cuda-b11459
@@ -39,7 +39,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /app/.llama-rou
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONPATH=/opt/llama-router \
     PYTHONUNBUFFERED=1 \
-    LD_LIBRARY_PATH=/app:${LD_LIBRARY_PATH} \
+    LD_LIBRARY_PATH=/app${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
     LLAMA_ARG_HOST=127.0.0.1 \
     LLAMA_SERVER_PATH=/app/llama-server \
     BASE_MODELS_PATH=/app/models \

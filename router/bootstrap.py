@@ -58,7 +58,7 @@ class Router:
 
 def serve(*, config: Path | None, host: str | None, port: int | None) -> int:
     """Run until told to stop; returns the exit code. Raises ConfigError, OSError."""
-    configure_logging(os.environ.get("LOG_LEVEL", "INFO"))
+    configure_logging()
     environ = read_environment(os.environ, Path.cwd())
     demo: Path | None = None
     if config is None and config_file(None, environ, Path.cwd()) is None:

@@ -46,7 +46,8 @@ async def served(app: ASGIApp) -> AsyncIterator[Address]:
     server.lifespan = config.lifespan_class(config)
     aborts = AbortFilter()
     logging.getLogger("uvicorn.error").addFilter(aborts)
-    with socket.socket() as listener:
+    # With the protocol named, asyncio turns Nagle off for accepted connections; without it each answer takes 40 ms.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         await server.startup(sockets=[listener])
         try:
