@@ -103,6 +103,8 @@ def _is_local(scope: Scope, origins: frozenset[str]) -> bool:
         text = value.decode("latin-1")
         if name == b"host" and not _is_loopback_name(f"//{text}"):
             return False
+        if name == b"sec-fetch-mode" and value == b"no-cors" and (b"sec-fetch-site", b"cross-site") in scope["headers"]:
+            return False  # an <img> of a foreign page: browsers send no origin with it
         if name == b"origin" and not {text, "*"} & origins and not _is_loopback_name(text):
             return False
     return True

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -14,16 +15,24 @@ from starlette.types import ASGIApp
 
 from router.api.boundary import AbortFilter
 
+_BACKLOG = 2048
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A bound, listening socket; port 0 takes any free one. Raises OSError with a sentence for people."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named as TCP, since asyncio turns Nagle's delay off for sockets that say so, and only for those.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        if sys.platform != "win32":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(_BACKLOG)
     except OSError as error:
+        sock.close()
         raise OSError(error.errno, f"Cannot listen on {host}:{port}: {error.strerror}") from error
+    return sock
 
 
 class Server(uvicorn.Server):

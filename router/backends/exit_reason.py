@@ -52,7 +52,9 @@ def exit_reason(code: int, lines: Sequence[str], *, asked: bool = False, name: s
         words = _quote(lines[-1])
     if code == 0:
         return f"{name} {how}, though nobody had asked it to end" + (f": {words}" if words else "")
-    return f"{name} {how}: {words}" if words else f"{name} {how} and said nothing"
+    if words:
+        return f"{name} {how}: {words}"
+    return f"{name} {how}" if lines else f"{name} {how} and said nothing"
 
 
 def _describe(code: int) -> str:

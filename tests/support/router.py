@@ -84,15 +84,28 @@ def router(
         "models": models,
     }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with launched(folder, port, models=models, env=env, api_key=api_key) as running:
+        yield running
+
+
+@contextmanager
+def launched(
+    folder: Path,
+    port: int,
+    *arguments: str,
+    models: Mapping[str, Any] | None = None,
+    env: Mapping[str, str] | None = None,
+    api_key: str = "",
+) -> Iterator[RunningRouter]:
+    """Start `run.py` in `folder`, where it will listen on `port`; ends it however the block ends."""
     environ = {key: value for key, value in os.environ.items() if key not in ("API_KEY", "CONFIG_PATH")}
     environ |= {"PYTHONUNBUFFERED": "1", **({"API_KEY": api_key} if api_key else {}), **(env or {})}
+    command = [sys.executable, str(ROOT / "run.py"), *arguments]
     with (folder / "router.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "run.py")], cwd=folder, env=environ, stdout=log, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, cwd=folder, env=environ, stdout=log, stderr=subprocess.STDOUT)
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60)
-    found = RunningRouter(f"http://127.0.0.1:{port}", api_key, folder, process, models, client)
+    found = RunningRouter(f"http://127.0.0.1:{port}", api_key, folder, process, models or {}, client)
     try:
         wait_until(lambda: _listens(found), START_DEADLINE, "the router's socket")
         yield found

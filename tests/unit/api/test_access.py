@@ -94,7 +94,14 @@ async def test_a_ticket_opens_a_status_stream_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [{}, {"host": "localhost:9"}, {"host": "127.8.8.8"}, {"host": "[::1]:80"}, {"origin": "http://localhost:3000"}],
+    [
+        {},
+        {"host": "localhost:9"},
+        {"host": "127.8.8.8"},
+        {"host": "[::1]:80"},
+        {"origin": "http://localhost:3000"},
+        {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"},
+    ],
 )
 async def test_without_a_key_this_machine_is_served(header: dict[str, str], tmp_path: Path) -> None:
     async with site(tmp_path) as found:
@@ -111,6 +118,7 @@ async def test_without_a_key_this_machine_is_served(header: dict[str, str], tmp_
         {"host": "user@192.0.2.1"},
         {"origin": "https://evil.example"},
         {"origin": "null"},
+        {"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"},
         {"x_forwarded_for": "127.0.0.1"},
         {"x_forwarded_host": "localhost"},
         {"forwarded": "for=127.0.0.1"},

@@ -1,0 +1,70 @@
+"""llama-server's command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.backends.capabilities import Capabilities
+from router.backends.llama_argv import build_argv
+
+NEW = frozenset({"--cache-ram", "--metrics", "--slots", "--no-ui", "--no-webui"})
+
+
+def argv(*flags: str, known: frozenset[str] = NEW, **changes: Any) -> list[str]:
+    wanted: dict[str, Any] = {"alias": "org/m:q4", "model_path": Path("/m/a.gguf"), "port": 8085, "slots": 3,
+                              "cache_ram_mb": 512, "flags": flags}  # fmt: skip
+    return list(build_argv(Capabilities(("/bin/ls",), "binary", "1", known), **wanted | changes))
+
+
+def value(words: list[str], flag: str) -> str:
+    assert words.count(flag) == 1
+    return words[words.index(flag) + 1]
+
+
+def test_says_what_to_serve_and_where() -> None:
+    assert argv()[:9] == ["/bin/ls", "-m", "/m/a.gguf", "--alias", "org/m:q4", "--host", "127.0.0.1", "--port", "8085"]
+
+
+def test_slots_are_always_explicit() -> None:
+    assert value(argv(), "-np") == "3"
+
+
+@pytest.mark.parametrize("flags", [("-np", "2"), ("--parallel", "2"), ("--parallel=2",)])
+def test_slots_of_the_flags_win(flags: tuple[str, ...]) -> None:
+    words = argv(*flags)
+    assert "3" not in words
+    assert words[-len(flags) :] == list(flags)
+
+
+def test_cache_ram_is_set_because_its_default_is_8_gib() -> None:
+    assert value(argv(), "--cache-ram") == "512"
+
+
+@pytest.mark.parametrize("flags", [("-cram", "1"), ("--cache-ram", "1"), ("--cache-ram=1",)])
+def test_cache_ram_of_the_flags_wins(flags: tuple[str, ...]) -> None:
+    assert "512" not in argv(*flags)
+
+
+def test_cache_ram_can_be_left_alone() -> None:
+    assert "--cache-ram" not in argv(cache_ram_mb=None)
+
+
+def test_an_old_build_gets_no_flag_that_it_does_not_know() -> None:
+    assert argv(known=frozenset()) == ["/bin/ls", "-m", "/m/a.gguf", "--alias", "org/m:q4", "--host", "127.0.0.1",
+                                       "--port", "8085", "-np", "3"]  # fmt: skip
+
+
+def test_the_page_is_off_by_the_name_this_build_knows() -> None:
+    assert "--no-webui" not in argv()
+    assert "--no-ui" in argv()
+    assert "--no-webui" in argv(known=frozenset({"--no-webui"}))
+
+
+def test_user_flags_come_last_and_untouched() -> None:
+    flags = ("-c", "4096", "--jinja", "--override-kv", "a=int:1", "--metrics")
+    words = argv(*flags)
+    assert words[-len(flags) :] == list(flags)
+    assert words.count("--metrics") == 1

@@ -1,0 +1,152 @@
+"""The bounded log of a child."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.backends.child_log import MAX_LINE_BYTES, RING_LINES, ChildLog, log_file_name
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> ChildLog:
+    return ChildLog(tmp_path / "logs" / "m.log", secrets=("s3cret-key",), max_bytes=2000)
+
+
+def test_lines_arrive_whole_however_they_are_cut(log: ChildLog) -> None:
+    for piece in (b"one\ntw", b"o\n", b"th", b"ree"):
+        log.feed(piece)
+    assert log.lines() == ("one", "two", "three")
+    log.close()
+    assert log.path.read_text() == "one\ntwo\nthree\n"
+
+
+def test_the_tail_is_the_end(log: ChildLog) -> None:
+    log.feed(b"a\nb\nc\n")
+    assert log.tail(2) == "b\nc"
+    assert log.tail(0) == ""
+
+
+def test_memory_is_bounded(log: ChildLog) -> None:
+    log.feed(b"".join(b"%d\n" % n for n in range(10_000)))
+    assert len(log.lines()) == RING_LINES
+    assert log.lines()[-1] == "9999"
+
+
+def test_disk_is_bounded_and_the_newest_is_kept(log: ChildLog, tmp_path: Path) -> None:
+    for n in range(2000):
+        log.feed(b"line %d\n" % n)
+    files = sorted(path.name for path in log.path.parent.iterdir())
+    assert files == ["m.log", "m.log.1"]
+    assert sum(path.stat().st_size for path in log.path.parent.iterdir()) <= 4000
+    assert log.path.read_text().endswith("line 1999\n")
+
+
+def test_one_chunk_larger_than_the_file_is_bounded_too(log: ChildLog) -> None:
+    log.feed(b"x\n" * 100_000)
+    assert log.path.stat().st_size <= 2000
+
+
+def test_the_next_child_goes_on_in_the_same_file(tmp_path: Path) -> None:
+    for words in (b"first\n", b"second\n"):
+        log = ChildLog(tmp_path / "m.log")
+        log.feed(words)
+        log.close()
+    assert (tmp_path / "m.log").read_text() == "first\nsecond\n"
+
+
+def test_a_long_line_is_cut_and_says_so(log: ChildLog) -> None:
+    for _ in range(200):
+        log.feed(b"x" * 1024)
+    log.feed(b"\nnext\n")
+    long, after = log.lines()
+    assert long.startswith("x" * MAX_LINE_BYTES)
+    assert long.endswith(f"[{200 * 1024 - MAX_LINE_BYTES} bytes cut]")
+    assert after == "next"
+
+
+@pytest.mark.parametrize("cut", range(12))
+def test_a_secret_is_blotted_out_across_chunks(log: ChildLog, cut: int) -> None:
+    text = b"the key is s3cret-key, really"
+    log.feed(text[: 10 + cut])
+    assert "s3cret-key" not in log.tail()
+    log.feed(text[10 + cut :] + b"\n")
+    assert log.lines() == ("the key is [redacted], really",)
+
+
+@pytest.mark.parametrize("before", range(MAX_LINE_BYTES - 12, MAX_LINE_BYTES + 2))
+def test_no_part_of_a_secret_survives_the_cut(log: ChildLog, before: int) -> None:
+    log.feed(b"s3cret-key" + b"." * (before - 10) + b"s3cret-key" + b"x" * 5000 + b"\n")
+    assert "s3" not in log.lines()[0]
+
+
+def test_control_characters_cannot_forge_lines(log: ChildLog) -> None:
+    log.feed(b"\x1b[31mred\x1b[0m\r\x07 and\xff\tmore\n")
+    assert log.lines() == ("red and\ufffd\tmore",)
+
+
+def test_a_file_that_cannot_be_written_never_stops_the_draining(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "logs").write_text("a file where the folder should be")
+    log = ChildLog(tmp_path / "logs" / "m.log")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(100):
+            log.feed(b"still here\n")
+    assert log.lines()[-1] == "still here"
+    assert len(caplog.records) == 1
+    log.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_never_stops_the_draining(tmp_path: Path) -> None:
+    (tmp_path / "m.log").symlink_to("/dev/full")
+    log = ChildLog(tmp_path / "m.log")
+    log.feed(b"a\nb\n")
+    assert log.lines() == ("a", "b")
+    log.close()
+
+
+def test_feeding_after_the_end_is_harmless(log: ChildLog) -> None:
+    log.close()
+    log.feed(b"late\n")
+    assert log.lines() == ("late",)
+    assert not log.path.exists()
+
+
+def test_a_new_process_starts_with_empty_memory(log: ChildLog) -> None:
+    log.feed(b"old\n")
+    log.start_over()
+    assert log.lines() == ()
+
+
+def test_notes_are_in_the_file_only(log: ChildLog) -> None:
+    log.note("started, pid 7")
+    assert log.lines() == ()
+    assert "started, pid 7" in log.path.read_text()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes there")
+def test_only_the_owner_may_read_it(log: ChildLog) -> None:
+    log.feed(b"a\n")
+    assert stat.S_IMODE(log.path.stat().st_mode) == 0o600
+
+
+def test_file_names_tell_aliases_apart() -> None:
+    aliases = ["a/b", "a_b", "a%2Fb", "a:b", "..", ".", "ünï 模型", "模" * 80, "模" * 81]
+    names = [log_file_name(alias) for alias in aliases]
+    assert len(set(names)) == len(aliases)
+
+
+@given(st.text(min_size=1, max_size=300).filter(lambda text: text.isprintable()))
+def test_every_alias_has_a_safe_file_name(alias: str) -> None:
+    name = log_file_name(alias)
+    assert Path(name).name == name
+    assert len(name) <= 255
+    assert name.isascii()

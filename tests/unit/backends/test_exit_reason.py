@@ -1,0 +1,64 @@
+"""Why a child ended, in a sentence."""
+
+import pytest
+
+from router.backends.exit_reason import exit_reason, telling_line
+
+CORRUPT = (
+    "0.00.004.450 E common_fit_params: encountered an error while trying to fit params to free device memory",
+    "0.00.004.556 E llama_model_load: error loading model: tensor 'a', model is corrupted or incomplete",
+    "0.00.004.559 I srv    operator(): operator(): cleaning up before exit...",
+    "0.00.005.225 E srv          init: exiting due to model loading error",
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "telling"),
+    [
+        (
+            CORRUPT,
+            "llama_model_load: error loading model: tensor 'a', model is corrupted or incomplete",
+        ),
+        (("ggml_backend_cuda_buffer: cudaMalloc failed: out of memory", "failed to load"), None),
+        (
+            ("x", "alloc_tensor_range: failed to allocate CPU buffer of size 9", "main: error"),
+            "alloc_tensor_range: failed",
+        ),
+        (("start: couldn't bind HTTP server socket, hostname: 127.0.0.1", "error loading model"), None),
+        (("error: invalid argument: --bogus", "see --help"), None),
+        (("all is well", "until the failure", "bye"), "until the failure"),
+        (("all is well", "bye"), ""),
+        ((), ""),
+    ],
+)
+def test_the_telling_line(lines: tuple[str, ...], telling: str | None) -> None:
+    found = telling_line(lines)
+    assert found.startswith(lines[0] if telling is None else telling)
+    assert bool(found) == (telling != "")
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "reason"),
+    [
+        (1, ("error: no",), "llama-server exited with code 1: error: no"),
+        (1, ("bye",), "llama-server exited with code 1: bye"),
+        (1, (), "llama-server exited with code 1 and said nothing"),
+        (0, (), "llama-server exited with code 0, though nobody had asked it to end"),
+        (-9, ("slot idle",), "llama-server was killed by SIGKILL (out of memory?)"),
+        (137, (), "llama-server was killed by SIGKILL (out of memory?) and said nothing"),
+        (-6, ("CUDA error: an illegal access",), "llama-server was killed by SIGABRT: CUDA error: an illegal access"),
+        (-11, (), "llama-server was killed by SIGSEGV and said nothing"),
+    ],
+)
+def test_the_sentence(code: int, lines: tuple[str, ...], reason: str) -> None:
+    assert exit_reason(code, lines) == reason
+
+
+def test_an_end_that_was_asked_for_is_no_failure() -> None:
+    assert (
+        exit_reason(-15, ("error: x",), asked=True) == "llama-server was stopped by the router (was killed by SIGTERM)"
+    )
+
+
+def test_a_long_line_is_cut() -> None:
+    assert len(telling_line(["error: " + "x" * 10_000])) < 400
