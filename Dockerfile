@@ -53,7 +53,7 @@ USER router
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
-  CMD curl --fail --silent --show-error --noproxy '*' --max-time 4 --output /dev/null "http://127.0.0.1:${ROUTER_PORT}/health"
+  CMD curl --fail --silent --show-error --noproxy '*' --max-time 4 -o /dev/null "http://127.0.0.1:${ROUTER_PORT}/health"
 # Through sh, so that a checkout without the executable bit (Windows) builds an image that starts.
 ENTRYPOINT ["/bin/sh", "/opt/llama-router/docker-entrypoint.sh"]
 CMD ["serve"]

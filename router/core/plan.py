@@ -155,3 +155,31 @@ def _candidates(state: State, model: Model, result: Plan, now: float) -> tuple[l
     idle.sort(key=lambda replica: replica.last_used)
     busy.sort(key=lambda entry: (-entry[0], entry[1].last_used))
     return idle, [replica for _, replica in busy]
+
+
+def startable(state: State, now: float) -> tuple[list[Replica], float | None]:
+    """The reserved replicas whose load may begin, and when to look again at the others.
+
+    One load per GPU at a time, since each child reads the free memory once and fits itself into it.
+    """
+    locked: dict[DeviceId, float] = {}
+    for replica in state.replicas.values():
+        if replica.state is ReplicaState.STARTING and replica.started is not None:
+            _lock(locked, replica, replica.started + state.policy.load_lock)
+    chosen: list[Replica] = []
+    wake: float | None = None
+    for replica in state.replicas.values():
+        if replica.state is not ReplicaState.RESERVED:
+            continue
+        until = max((locked.get(gpu, now) for gpu in replica.placement.gpus), default=now)
+        if until <= now:
+            chosen.append(replica)
+            _lock(locked, replica, now + state.policy.load_lock)
+        else:
+            wake = until if wake is None else min(wake, until)
+    return chosen, wake
+
+
+def _lock(locked: dict[DeviceId, float], replica: Replica, until: float) -> None:
+    for gpu in replica.placement.gpus:
+        locked[gpu] = max(locked.get(gpu, until), until)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
 from router.core.failures import FailureRecord
 from router.core.learning import observed_need
 from router.core.ledger import Ledger
 from router.core.lifecycle import Health, ReplicaState
-from router.core.plan import plan
+from router.core.plan import plan, startable
 from router.core.queue import LazyHeap, TicketQueue
 from router.core.records import Model, Replica, State, Want
 from router.core.types import (
@@ -40,10 +41,6 @@ from router.core.types import (
     WakeAt,
 )
 from router.core.view import model_view
-
-# A full queue empties at the pace of generations; a waiter that ran out of time should not come back at once either.
-_RETRY_WHEN_FULL = 5.0
-_RETRY_AFTER_TIMEOUT = 10.0
 
 
 class Scheduler:
@@ -79,10 +76,12 @@ class Scheduler:
         if replica is not None and replica.has_free_slot and not model.queue and not self._closing:
             self._grant(replica, ticket, now)
             return self._flush()
-        refusal = self._refusal(model, ticket, now)
-        if refusal is not None:
-            self._out.append(refusal)
+        refused = refusal(model, ticket, self._policy, now, closing=self._closing)
+        if refused is not None:
+            self._out.append(refused)
             return self._flush()
+        if model.health is not Health.AVAILABLE:
+            self._recover(model)
         model.queue.push(ticket)
         self._expiries.push(ticket.deadline, ticket.id, ticket)
         if model.is_hungry:
@@ -225,7 +224,7 @@ class Scheduler:
         self._closing = True
         for model in self._models.values():
             model.want = Want.NO
-            self._reject_waiters(model, RejectCode.SHUTTING_DOWN, "The router is shutting down.", 5.0)
+            self._reject_waiters(model, RejectCode.SHUTTING_DOWN, SHUTTING_DOWN, RETRY_ELSEWHERE)
             if model.replica is not None:
                 self._let_go(model.replica, "shutting down")
         return self._flush()
@@ -260,23 +259,6 @@ class Scheduler:
 
     # -- decisions on requests ---------------------------------------------------------------------------------------
 
-    def _refusal(self, model: Model, ticket: Ticket, now: float) -> Reject | None:
-        name = model.spec.name
-        if self._closing:
-            return Reject(ticket.id, name, RejectCode.SHUTTING_DOWN, "The router is shutting down.", 5.0)
-        if model.health is Health.FAILED:
-            message = f"Model '{name}' has failed and waits for a reset: {model.reason}"
-            return Reject(ticket.id, name, RejectCode.FAILED, message)
-        if model.health is Health.BACKOFF:
-            if model.retry_at is not None and now < model.retry_at:
-                message = f"Model '{name}' failed and will be tried again in a moment: {model.reason}"
-                return Reject(ticket.id, name, RejectCode.BACKING_OFF, message, model.retry_at - now)
-            self._recover(model)
-        if len(model.queue) >= self._policy.max_queue:
-            message = f"The queue of model '{name}' is full ({self._policy.max_queue} waiting)."
-            return Reject(ticket.id, name, RejectCode.QUEUE_FULL, message, _RETRY_WHEN_FULL)
-        return None
-
     def _serve(self, model: Model, now: float) -> None:
         replica = model.replica
         while replica is not None and replica.has_free_slot:
@@ -299,9 +281,7 @@ class Scheduler:
         model = self._models[ticket.model]
         self._expiries.discard(ticket.id)
         model.queue.discard(ticket.id)
-        waited = now - ticket.arrived
-        message = f"No slot of model '{ticket.model}' became free within {waited:.0f} s ({model.status} now)."
-        self._out.append(Reject(ticket.id, ticket.model, RejectCode.TIMEOUT, message, _RETRY_AFTER_TIMEOUT))
+        self._out.append(timed_out(model, ticket, now))
 
     def _reject_waiters(self, model: Model, code: RejectCode, message: str, retry_after: float | None = None) -> None:
         while (ticket := model.queue.pop()) is not None:
@@ -343,23 +323,13 @@ class Scheduler:
         self._touch(model)
 
     def _start_reserved(self, now: float) -> None:
-        """Start what is reserved: one load per GPU at a time, since each child reads the free memory once."""
-        locked: dict[DeviceId, float] = {}
-        for replica in self._replicas.values():
-            if replica.state is ReplicaState.STARTING and replica.started is not None:
-                for gpu in replica.placement.gpus:
-                    locked[gpu] = max(locked.get(gpu, 0.0), replica.started + self._policy.load_lock)
-        for replica in list(self._replicas.values()):
-            if replica.state is not ReplicaState.RESERVED:
-                continue
-            until = max((locked.get(gpu, now) for gpu in replica.placement.gpus), default=now)
-            if until > now:
-                self._out.append(WakeAt(until))
-                continue
+        chosen, wake = startable(self._state, now)
+        for replica in chosen:
             replica.to(ReplicaState.STARTING)
             replica.started = now
-            locked.update(dict.fromkeys(replica.placement.gpus, now + self._policy.load_lock))
             self._out.append(Start(replica.id, replica.model, replica.placement))
+        if wake is not None:
+            self._out.append(WakeAt(wake))
 
     def _let_go(self, replica: Replica, reason: str) -> None:
         """Lead a replica out of memory by the gentlest way its state allows."""

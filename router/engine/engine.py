@@ -38,6 +38,7 @@ from router.engine.lease import Lease
 from router.engine.limits import Limits
 from router.engine.ports import DeviceMonitor, Launcher, Observer, Upstream
 from router.engine.supervisor import Supervisor
+from router.engine.waiting_room import WaitingRoom
 from router.errors import (
     ModelBackingOff,
     ModelEjected,
@@ -91,9 +92,7 @@ class Engine:
         self._observer = observer
         self._scheduler = Scheduler(policy, specs, monitor.devices)
         self._ids = itertools.count(1)
-        self._tickets: dict[TicketId, Ticket] = {}
-        self._waiters: dict[TicketId, asyncio.Future[Lease]] = {}
-        self._settled: Lease | RouterError | None = None  # of a ticket answered before anybody awaits it
+        self._waiting = WaitingRoom(left=self._left, unused=lambda lease: self._released(lease, finished=True))
         self._supervisors: dict[ReplicaId, Supervisor] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._statuses: dict[str, Status] = dict.fromkeys(self.names, Status.OFF)
@@ -154,29 +153,12 @@ class Engine:
         now = self.clock()
         wait = self._limits.queue_timeout if timeout is None else min(timeout, self._limits.queue_timeout)
         ticket = Ticket(next(self._ids), model, priority, now, now + wait)
-        self._tickets[ticket.id] = ticket
+        self._waiting.enter(ticket)
         self._apply(self._scheduler.submit(ticket, now))
-        settled, self._settled = self._settled, None
-        if settled is None:
-            return await self._wait(ticket)
-        if isinstance(settled, RouterError):
-            raise settled
-        return settled
+        return await self._waiting.answer(ticket.id)
 
-    async def _wait(self, ticket: Ticket) -> Lease:
-        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self._waiters[ticket.id] = future
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self._released(future.result(), finished=True)  # granted, but nothing was sent
-            else:
-                self._tickets.pop(ticket.id, None)
-                self._apply(self._scheduler.cancel(ticket.id, self.clock()))
-            raise
-        finally:
-            self._waiters.pop(ticket.id, None)
+    def _left(self, ticket: TicketId) -> None:
+        self._apply(self._scheduler.cancel(ticket, self.clock()))
 
     # -- operators ---------------------------------------------------------------------------------------------------
 
@@ -279,7 +261,6 @@ class Engine:
                 self._observer.evicted(model, for_model)
 
     def _on_grant(self, command: Grant) -> None:
-        ticket = self._tickets.pop(command.ticket)
         supervisor = self._supervisors[command.replica]
         if supervisor.child is None or supervisor.watch is None:
             raise AssertionError("a replica without a child was granted")
@@ -293,24 +274,12 @@ class Engine:
             release=self._released,
         )
         supervisor.watch.add(lease)
+        ticket = self._waiting.settle(command.ticket, lease)
         self._observer.granted(command.model, ticket.priority, now - ticket.arrived)
-        self._answer(ticket.id, lease)
 
     def _on_reject(self, command: Reject) -> None:
-        self._tickets.pop(command.ticket, None)
-        self._answer(command.ticket, _ERRORS[command.code](command.message, retry_after=command.retry_after))
-
-    def _answer(self, ticket: TicketId, answer: Lease | RouterError) -> None:
-        future = self._waiters.get(ticket)
-        if future is None:
-            self._settled = answer
-        elif future.done():  # cancelled, and not yet noticed by its task
-            if isinstance(answer, Lease):
-                self._released(answer, finished=True)
-        elif isinstance(answer, RouterError):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
+        error = _ERRORS[command.code](command.message, retry_after=command.retry_after)
+        self._waiting.settle(command.ticket, error)
 
     def _on_start(self, command: Start) -> None:
         supervisor = Supervisor(

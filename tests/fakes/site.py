@@ -37,13 +37,15 @@ class Site:
         return await self.client.post("/v1/chat/completions", content=text, headers=found)
 
 
-def settings_for(folder: Path, *, api: ApiConfig | None = None, **keys: str) -> Settings:
+def settings_for(
+    folder: Path, *, api: ApiConfig | None = None, api_key: str | None = None, metrics_token: str | None = None
+) -> Settings:
     models = {}
     for number, (name, aliases) in enumerate(MODELS.items()):
         path = folder / f"{number}.gguf"
         path.write_bytes(b"GGUF")
         models[name] = ModelConfig(model_path=path, aliases=aliases, env={})
-    return Settings.build(models=models, api=api, folder=folder, **keys)
+    return Settings.build(models=models, api=api, folder=folder, api_key=api_key, metrics_token=metrics_token)
 
 
 def services_for(settings: Settings, engine: FakeEngine, *, budget: BodyBudget | None = None) -> Services:

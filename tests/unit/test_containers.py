@@ -160,7 +160,9 @@ class Container:
         self._bin = folder / "bin"
         self._bin.mkdir()
         python = self._bin / "python"
-        python.write_text(f'#!/bin/sh\n[ "$1" = - ] && exec "{sys.executable}" "$@"\necho "python $* as $$"\n')
+        python.write_text(
+            f'#!/bin/sh\n[ "$1" = - ] && exec "{sys.executable}" "$@"\nprintf "[%s]" "$@"\necho " as $$"\n'
+        )
         python.chmod(0o755)
 
     def run(self, *command: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -222,7 +224,7 @@ def test_with_a_key_or_an_explicit_word_it_is(
         (container.app / "config.json").write_text(config, encoding="utf-8")
     done = container.run("serve", **environ)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("python -m router serve as ")
+    assert done.stdout.startswith("[-m][router][serve] as ")
     assert "sk-test" not in done.stdout
 
 
@@ -236,13 +238,13 @@ def test_the_configuration_may_lie_elsewhere(container: Container, tmp_path: Pat
 @needs_sh
 @pytest.mark.parametrize("command", ["check-config", "models", "--help", "--version"])
 def test_what_serves_nobody_needs_no_key(container: Container, command: str) -> None:
-    assert container.run(command).stdout.startswith(f"python -m router {command} as ")
+    assert container.run(command).stdout.startswith(f"[-m][router][{command}] as ")
 
 
 @needs_sh
 def test_arguments_arrive_as_they_are(container: Container) -> None:
     done = container.run("serve", "--config", "my models.json", API_KEY="sk-test")
-    assert done.stdout.startswith("python -m router serve --config my models.json as ")
+    assert done.stdout.startswith("[-m][router][serve][--config][my models.json] as ")
 
 
 @needs_sh

@@ -14,7 +14,7 @@ OPEN = ("/health", "/healthz")
 
 
 async def status(found: Site, path: str, **headers: str) -> int:
-    told = {name.replace("_", "-"): value.encode() for name, value in headers.items()}
+    told = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     return (await found.client.get(path, headers=told)).status_code
 
 
@@ -41,7 +41,7 @@ async def test_the_key_opens(header: dict[str, str], tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/v1/models", "/nowhere", "/", "/docs", "/metrics"])
 async def test_without_it_every_path_answers_alike(path: str, header: dict[str, str], tmp_path: Path) -> None:
     async with site(tmp_path, api_key=KEY) as found:
-        told = {name.replace("_", "-"): value.encode() for name, value in header.items()}
+        told = [(name.replace("_", "-").encode(), value.encode()) for name, value in header.items()]
         answer = await found.client.get(path, headers=told)
         assert answer.status_code == 401
         assert answer.json()["error"]["code"] == "invalid_api_key"
