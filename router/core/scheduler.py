@@ -85,9 +85,7 @@ class Scheduler:
         model.queue.push(ticket)
         self._expiries.push(ticket.deadline, ticket.id, ticket)
         if model.is_hungry:
-            self._replan(now)
-        self._wake(now)
-        return self._flush()
+            return self._conclude(now)
 
     def cancel(self, ticket: TicketId, now: float) -> list[Command]:
         """A waiter has gone."""
@@ -134,9 +132,7 @@ class Scheduler:
         self._learn(model, replica)
         self._touch(model)
         self._serve(model, now)
-        self._replan(now)
-        self._wake(now)
-        return self._flush()
+        return self._conclude(now)
 
     def replica_exited(self, replica_id: ReplicaId, reason: str, now: float) -> list[Command]:
         """A child is gone, asked to or not; its leases are gone with it."""
@@ -165,9 +161,7 @@ class Scheduler:
         if replica is None or replica.state is not ReplicaState.RECLAIMING:
             return []
         self._remove(replica)
-        self._replan(now)
-        self._wake(now)
-        return self._flush()
+        return self._conclude(now)
 
     def memory_observed(
         self, readings: Iterable[DeviceReading], usage: Mapping[ReplicaId, Mapping[DeviceId, int]], now: float
@@ -189,9 +183,7 @@ class Scheduler:
             self._recover(model)
         if model.replica is None or model.replica.state in (ReplicaState.STOPPING, ReplicaState.RECLAIMING):
             model.want = max(model.want, Want.EVICT_IDLE if evict else Want.IF_ROOM)
-        self._replan(now)
-        self._wake(now)
-        return self._flush()
+        return self._conclude(now)
 
     def eject(self, name: str, now: float, *, force: bool) -> list[Command]:
         """Unload a model: leases run to their end first, unless `force`, which also turns its waiters away."""
@@ -215,9 +207,7 @@ class Scheduler:
         model.failures.clear()
         if model.health is not Health.AVAILABLE:
             self._recover(model)
-        self._replan(now)
-        self._wake(now)
-        return self._flush()
+        return self._conclude(now)
 
     def close(self) -> list[Command]:
         """Take no new work; every replica goes as soon as its leases are over."""
@@ -240,9 +230,7 @@ class Scheduler:
                 self._let_go(model.replica, "idle")
             if model.health is Health.BACKOFF and model.retry_deadline() <= now:
                 self._recover(model)
-        self._replan(now)
-        self._wake(now)
-        return self._flush()
+        return self._conclude(now)
 
     # -- views -------------------------------------------------------------------------------------------------------
 
@@ -396,6 +384,12 @@ class Scheduler:
 
     def _touch(self, model: Model) -> None:
         self._changed[model.spec.name] = None
+
+    def _conclude(self, now: float) -> list[Command]:
+        """Plan anew, ask to be woken in time, and hand out what has to be done."""
+        self._replan(now)
+        self._wake(now)
+        return self._flush()
 
     def _flush(self) -> list[Command]:
         out = self._out
