@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from typing import Literal
 
 from router.backends.environment import inherited, python_path
 from router.backends.exit_reason import exit_reason
+from router.backends.output_pipe import OutputPipe
 from router.backends.process_group import kill_group
+from router.backends.spawn import OsProcess
 from router.engine.ports import LaunchError
 
 EMBEDDED = (sys.executable, "-m", "router.backends.embedded")
 PROGRAM = "llama-server"
 _PROBE_SEC = 20.0
+_LAST_WORDS_SEC = 0.5
 _MAX_HELP_BYTES = 1024 * 1024
 _FLAG = re.compile(r"\s*(--?[A-Za-z][\w-]*)(,?)")
 
@@ -95,9 +99,8 @@ def find_command(configured: Path | None) -> tuple[tuple[str, ...], Kind]:
 
 async def ask(command: tuple[str, ...], kind: Kind) -> Capabilities:
     """Run `--version` and `--help`. Raises LaunchError when neither works."""
-    (version_code, version), (help_code, usage) = await asyncio.gather(
-        _output((*command, "--version"), kind), _output((*command, "--help"), kind)
-    )
+    version_code, version = await _output((*command, "--version"), kind)
+    help_code, usage = await _output((*command, "--help"), kind)
     if version_code != 0 and help_code != 0:
         reason = exit_reason(version_code, version.splitlines(), name=" ".join(command))
         raise LaunchError(f"llama-server does not run: {reason}")
@@ -131,30 +134,23 @@ def _what(path: Path) -> str:
 
 async def _output(argv: Sequence[str], kind: Kind) -> tuple[int, str]:
     """Exit code and output. Its whole group is gone afterwards, whatever it was up to."""
+    said = bytearray()
+    pipe, write_end = await OutputPipe.open(lambda data: said.extend(data[: _MAX_HELP_BYTES - len(said)]))
+    env = inherited() | (python_path() if kind == "embedded" else {})
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            env=inherited() | (python_path() if kind == "embedded" else {}), start_new_session=True,
-        )  # fmt: skip
+        process = OsProcess(argv, env=env, cwd=None, stdin=subprocess.DEVNULL, output=write_end)
+        await process.started()
     except OSError as error:
+        pipe.close()
         raise LaunchError(f"llama-server cannot be run: {argv[0]}: {error.strerror or error}") from error
-    assert process.stdout is not None  # noqa: S101  a pipe was asked for
+    finally:
+        os.close(write_end)
     try:
         async with asyncio.timeout(_PROBE_SEC):
-            data = await _read_all(process.stdout)
             code = await process.wait()
     except TimeoutError:
         raise LaunchError(f"{' '.join(argv)} gave no answer within {_PROBE_SEC:g} s") from None
     finally:
         kill_group(process.pid)
-        await process.wait()
-    return code, data.decode("utf-8", "replace")
-
-
-async def _read_all(stream: asyncio.StreamReader) -> bytes:
-    """Up to the end, or to the limit."""
-    try:
-        return await stream.readexactly(_MAX_HELP_BYTES)
-    except asyncio.IncompleteReadError as end:
-        return end.partial
+        await pipe.drain(timeout=_LAST_WORDS_SEC)
+    return code, said.decode("utf-8", "replace")

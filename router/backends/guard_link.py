@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 from router.backends.environment import inherited
+from router.backends.process_group import kill_group
+from router.backends.spawn import OsProcess
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +33,7 @@ class Guard:
 
     def __init__(self) -> None:
         self._groups: set[int] = set()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: OsProcess | None = None
         self._pipe: int | None = None
         self._started_at = 0.0
         self._keeper: asyncio.Task[None] | None = None
@@ -76,8 +79,7 @@ class Guard:
             async with asyncio.timeout(_CLOSE_SEC):
                 await process.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            kill_group(process.pid)
             await process.wait()
 
     async def _start(self) -> None:
@@ -86,17 +88,17 @@ class Guard:
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", str(_PROGRAM),
-                stdin=read_end, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True, cwd="/", env=inherited(),
+            process = OsProcess(
+                (sys.executable, "-I", "-S", str(_PROGRAM)),
+                env=inherited(), cwd=Path("/"), stdin=read_end, output=subprocess.DEVNULL,
             )  # fmt: skip
+            await process.started()
         except BaseException:
             os.close(write_end)
             raise
         finally:
             os.close(read_end)
-        self._pipe = write_end
+        self._process, self._pipe = process, write_end
         self._started_at = asyncio.get_running_loop().time()
         for group in self._groups:
             self._tell(f"+{group}\n")

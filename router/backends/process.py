@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import logging
 import os
+import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from router.backends.guard_link import Guard
+from router.backends.output_pipe import OutputPipe
 from router.backends.pidfile import PidFile
 from router.backends.process_group import kill_group, terminate_group
+from router.backends.spawn import OsProcess
 
 _log = logging.getLogger(__name__)
 
@@ -33,9 +35,7 @@ class ChildProcess:
     grandchild holds it.
     """
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, output: OutputPipe, *, guard: Guard, pid_file: PidFile
-    ) -> None:
+    def __init__(self, process: OsProcess, output: OutputPipe, *, guard: Guard, pid_file: PidFile) -> None:
         self.pid = process.pid
         self._process = process
         self._output = output
@@ -60,18 +60,13 @@ class ChildProcess:
         """Spawn `argv`. Raises OSError; a program that is missing ends with code 127 or 126 instead."""
         pipe, write_end = await OutputPipe.open(output)
         try:
-            stdin = asyncio.subprocess.DEVNULL if sys.platform == "win32" else await guard.pipe()
+            stdin = subprocess.DEVNULL if sys.platform == "win32" else await guard.pipe()
             command = argv if sys.platform == "win32" else ("/bin/sh", "-c", _REGISTER_THEN_BECOME, "sh", *argv)
-            spawning = asyncio.ensure_future(
-                asyncio.create_subprocess_exec(
-                    *command, stdin=stdin, stdout=write_end, stderr=write_end, env=env, cwd=cwd, start_new_session=True
-                )
-            )
+            process = OsProcess(command, env=env, cwd=cwd, stdin=stdin, output=write_end)
             try:
-                process = await asyncio.shield(spawning)
+                await process.started()
             except asyncio.CancelledError:
-                # A process that nobody owns must not be left behind.
-                await cls(await spawning, pipe, guard=guard, pid_file=pid_file).stop(grace=0)
+                guard.forget(process.pid)
                 raise
         except BaseException:
             pipe.close()
@@ -117,57 +112,3 @@ class ChildProcess:
         self._pid_file.remove(self.pid)
         await self._output.drain(timeout=_LAST_WORDS_SEC)
         return code
-
-
-class OutputPipe(asyncio.Protocol):
-    """The read end of a pipe that a child writes its output to; `feed` gets every chunk."""
-
-    def __init__(self, feed: Callable[[bytes], None]) -> None:
-        self._feed = feed
-        self._transport: asyncio.BaseTransport | None = None
-        self._ended = asyncio.Event()
-
-    @classmethod
-    async def open(cls, feed: Callable[[bytes], None]) -> tuple[OutputPipe, int]:
-        """The pipe and its write end, which the caller closes once the child has it."""
-        read_end, write_end = os.pipe()
-        loop = asyncio.get_running_loop()
-        if sys.platform == "win32":
-            # Its event loop reads no anonymous pipes.
-            pipe = cls(feed)
-            threading.Thread(target=pipe.read_in_thread, args=(read_end, loop), daemon=True).start()
-            return pipe, write_end
-        try:
-            # Closed by the transport.
-            _, pipe = await loop.connect_read_pipe(lambda: cls(feed), os.fdopen(read_end, "rb", buffering=0))
-        except BaseException:
-            os.close(write_end)
-            raise
-        return pipe, write_end
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._feed(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self._ended.set()
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    async def drain(self, *, timeout: float) -> None:
-        """Wait for the end of the output, or close it at the timeout."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._ended.wait()
-        self.close()
-
-    def read_in_thread(self, read_end: int, loop: asyncio.AbstractEventLoop) -> None:
-        """Read a blocking pipe to its end on behalf of the loop."""
-        with os.fdopen(read_end, "rb", buffering=0) as source, contextlib.suppress(RuntimeError):  # the loop is closed
-            while data := source.read(65536):
-                loop.call_soon_threadsafe(self._feed, data)
-            loop.call_soon_threadsafe(self._ended.set)

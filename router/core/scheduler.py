@@ -85,7 +85,9 @@ class Scheduler:
         model.queue.push(ticket)
         self._expiries.push(ticket.deadline, ticket.id, ticket)
         if model.is_hungry:
-            return self._conclude(now)
+            self._replan(now)
+        self._wake(now)
+        return self._flush()
 
     def cancel(self, ticket: TicketId, now: float) -> list[Command]:
         """A waiter has gone."""

@@ -1,9 +1,9 @@
 """The smallest router: starts children, says who they are, and waits to be killed.
 
-    python -m tests.fakes.lone_router STATE_DIR BINARY BASE_PORT COUNT [--lose-guard] [FLAG...]
+    python -m tests.fakes.lone_router STATE_DIR BINARY BASE_PORT COUNT [--uvloop] [--lose-guard] [FLAG...]
 
 Prints one JSON line, `{"children": [pid, …], "guard": pid}`, when all children are up. With `--lose-guard` it kills its
-guard first and waits for the next one.
+guard first and waits for the next one; with `--uvloop` it runs on that event loop, as the real one does.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ import signal
 import sys
 from pathlib import Path
 
+import uvloop
+
 from router.backends.llama_server import LlamaServerLauncher, LlamaServerSpec
 from router.core.types import HOST, Placement
 from tests.support.waiting import wait_until
 
+OWN = {"--lose-guard", "--uvloop"}
+
 
 async def main(state_dir: str, binary: str, base_port: str, count: str, *flags: str) -> None:
-    spec = LlamaServerSpec(Path("model.gguf"), flags=tuple(flag for flag in flags if flag != "--lose-guard"))
+    spec = LlamaServerSpec(Path("model.gguf"), flags=tuple(flag for flag in flags if flag not in OWN))
     launcher = LlamaServerLauncher(
         {"m": spec}, state_dir=Path(state_dir), binary=Path(binary), base_port=int(base_port)
     )
@@ -39,4 +43,5 @@ async def main(state_dir: str, binary: str, base_port: str, count: str, *flags: 
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    run = uvloop.run if "--uvloop" in sys.argv else asyncio.run
+    run(main(*sys.argv[1:]))

@@ -338,7 +338,7 @@ def lone_router(
             process.kill()
 
 
-@pytest.mark.parametrize("flags", [(), ("--lose-guard",), ("--ignore-term",)])
+@pytest.mark.parametrize("flags", [(), ("--uvloop",), ("--uvloop", "--lose-guard"), ("--ignore-term",)])
 def test_a_router_that_is_killed_leaves_no_orphan(tmp_path: Path, flags: tuple[str, ...]) -> None:
     with lone_router(tmp_path, "--fork-grandchild", *flags) as (process, told):
         family = [*told["children"], told["guard"]]
