@@ -29,7 +29,7 @@ from router.devices.monitor import SystemDevices
 from router.engine.engine import Engine
 from router.engine.limits import Limits
 from router.engine.ports import LaunchError
-from router.inventory import CACHE_RAM_MB, MIB, Entry, inventory
+from router.inventory import CACHE_RAM_MB, MIB, Entry, inventory, working_dir
 from router.report import models_table
 from router.telemetry.logs import configure_logging, redact
 from router.telemetry.metrics import Telemetry
@@ -90,7 +90,7 @@ async def describe_models(*, config: Path | None, host: str | None, port: int | 
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, drain: float = DRAIN_SEC) -> AsyncIterator[Router]:
+async def running(settings: Settings) -> AsyncIterator[Router]:
     """Build everything, start it, and take it down again in reverse order, whatever happens."""
     for secret in (settings.api_key, settings.metrics_token):
         if secret is not None:
@@ -115,7 +115,7 @@ async def running(settings: Settings, *, drain: float = DRAIN_SEC) -> AsyncItera
             router.status.close()
             finding.cancel()
             await asyncio.gather(finding, return_exceptions=True)
-            await router.engine.close(drain=drain)
+            await router.engine.close()
     finally:
         await monitor.close()
 
@@ -158,6 +158,7 @@ def _launcher(settings: Settings, entries: tuple[Entry, ...], *, gpu_available: 
         binary=settings.system.llama_server_path,
         gpus_present=gpu_available,
         cache_ram_mb=CACHE_RAM_MB,
+        working_dir=working_dir(settings),
     )
 
 

@@ -54,7 +54,7 @@ def inventory(settings: Settings, *, gpu_available: bool) -> tuple[Entry, ...]:
 def _entry(settings: Settings, name: str, *, gpu_available: bool) -> Entry:
     config = settings.models[name]
     files = settings.model_files(name)
-    file_bytes = sum(_size(file) for file in (*files, *_further_files(config)))
+    file_bytes = sum(_size(file) for file in (*files, *_further_files(config, working_dir(settings))))
     cache_ram_mb = _cache_ram_mb(config)
     need = estimate(
         file_bytes=file_bytes,
@@ -66,9 +66,14 @@ def _entry(settings: Settings, name: str, *, gpu_available: bool) -> Entry:
     return Entry(name, config, files, file_bytes, settings.slots(name), cache_ram_mb, need)
 
 
-def _further_files(config: ModelConfig) -> list[Path]:
+def working_dir(settings: Settings) -> Path:
+    """What relative paths in flags are relative to, as relative model paths are."""
+    return settings.system.base_models_path or (settings.source.parent if settings.source else Path.cwd())
+
+
+def _further_files(config: ModelConfig, folder: Path) -> list[Path]:
     values = [flag_value(config.flags, *names) for names in _FILE_FLAGS]
-    return [Path(value) for value in values if value is not None]
+    return [folder / value for value in values if value is not None]
 
 
 def _size(file: Path) -> int:

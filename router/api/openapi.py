@@ -49,7 +49,9 @@ _PRIORITY = {
     "schema": {"type": "string", "enum": ["high", "normal", "low", "1", "2", "3"], "default": "normal"},
 }
 _MODEL = {"name": "model", "in": "query", "required": True, "schema": {"type": "string"}}
-_UPSTREAM = Endpoint("/upstream/{alias}/{path}", ("GET", "POST"), "query", leased=True, summary="Anything of a child")
+_UPSTREAM = Endpoint(
+    "/upstream/{alias}/{path}", ("GET", "POST"), "query", leased=True, generates=False, summary="Anything of a child"
+)
 
 
 def install(app: FastAPI) -> None:

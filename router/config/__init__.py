@@ -9,9 +9,12 @@ from router.config.files import shard_files
 from router.config.flags import flag_value, has_flag
 from router.config.loading import config_file, load_settings
 from router.config.models import ApiConfig, ModelConfig, SystemConfig, parallel_slots
+from router.config.names import RESERVED, RESERVED_ENDINGS
 from router.config.settings import Settings
 
 __all__ = [
+    "RESERVED",
+    "RESERVED_ENDINGS",
     "ApiConfig",
     "ModelConfig",
     "Settings",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 PARALLEL_FLAGS = ("-np", "--parallel")
+EMBEDDING_FLAGS = ("--embedding", "--embeddings", "--rerank", "--reranking")
 
 
 @dataclass(frozen=True, slots=True)

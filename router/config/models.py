@@ -13,7 +13,15 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from router.config.flags import PARALLEL_FLAGS, flag_name, flag_value, has_flag, owned_flag, owned_variable
+from router.config.flags import (
+    EMBEDDING_FLAGS,
+    PARALLEL_FLAGS,
+    flag_name,
+    flag_value,
+    has_flag,
+    owned_flag,
+    owned_variable,
+)
 from router.config.names import name_fault
 
 MAX_PORT = 65535
@@ -168,6 +176,11 @@ class ModelConfig(_Section):
     aliases: Annotated[tuple[Annotated[str, AfterValidator(_check_name)], ...], FromList] = ()
     idle_timeout_sec: Seconds | None = None
     preload: bool = False
+
+    @property
+    def writes_no_text(self) -> bool:
+        """Its flags restrict the child to embedding or ranking."""
+        return has_flag(self.flags, *EMBEDDING_FLAGS)
 
 
 def parallel_slots(model: ModelConfig, default: int) -> int:

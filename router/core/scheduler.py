@@ -1,7 +1,6 @@
 """The scheduler: one synchronous state machine, events in, commands out.
 
-It never waits, reads no clock and does no IO: every event brings its time, and what has to be done comes back as a list
-of commands, in order. The engine is its only caller and the only one to carry commands out.
+Every event brings its time; what has to be done comes back in order. The engine alone calls it and carries this out.
 """
 
 from __future__ import annotations
@@ -244,7 +243,7 @@ class Scheduler:
 
     @property
     def replicas(self) -> Mapping[ReplicaId, Replica]:
-        """Replicas that still hold a booking. Read only."""
+        """Replicas that still hold a booking."""
         return self._replicas
 
     # -- decisions on requests ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 
+from router.core.admission import SHUTTING_DOWN
 from router.core.scheduler import Scheduler
 from router.core.types import (
     Changed,
@@ -94,7 +95,8 @@ class Engine:
         self._ids = itertools.count(1)
         self._waiting = WaitingRoom(left=self._left, unused=lambda lease: self._released(lease, finished=True))
         self._supervisors: dict[ReplicaId, Supervisor] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._supervised: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._statuses: dict[str, Status] = dict.fromkeys(self.names, Status.OFF)
         self._load_started: dict[ReplicaId, float] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -108,7 +110,7 @@ class Engine:
     async def start(self) -> None:
         """Read the devices once and take work from now on."""
         await self._observe()
-        self._own(asyncio.create_task(self._observe_forever(), name="observe memory"))
+        self._background.add(asyncio.create_task(self._observe_forever(), name="observe memory"))
         self.accepting = True
 
     def begin_close(self) -> None:
@@ -116,20 +118,17 @@ class Engine:
         self.accepting = False
         self._apply(self._scheduler.close())
 
-    async def close(self, *, drain: float) -> None:
-        """Turn waiters away, let leases run for `drain` seconds, then end every child."""
+    async def close(self) -> None:
+        """End every child. Whoever waits or runs until now is told; waiting for them first is the caller's."""
         self.begin_close()
-        supervised = [task for task in self._tasks if task.get_name() != "observe memory"]
-        if supervised:
-            await asyncio.wait(supervised, timeout=drain)
         for supervisor in list(self._supervisors.values()):
-            self._abort_leases(supervisor, ShuttingDown("The router is shutting down."))
+            self._abort_leases(supervisor, ShuttingDown(SHUTTING_DOWN))
             supervisor.stop(force=False)
-        if supervised:
-            await asyncio.wait(supervised, timeout=self._limits.stop_grace + self._limits.reclaim_timeout)
-        for task in list(self._tasks):
+        if self._supervised:
+            await asyncio.wait(self._supervised, timeout=self._limits.stop_grace + self._limits.reclaim_timeout)
+        for task in (*self._supervised, *self._background):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._supervised, *self._background, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
         await self._launcher.close()
@@ -165,7 +164,7 @@ class Engine:
     def load(self, model: str, *, evict: bool = True) -> None:
         """Start loading a model though nobody waits; idempotent. Raises ModelFailed, ShuttingDown."""
         if not self.accepting:
-            raise ShuttingDown("The router is shutting down.", retry_after=5)
+            raise ShuttingDown(SHUTTING_DOWN, retry_after=5)
         view = self.view(model)
         if view.status is Status.FAILED and view.retry_at is None:
             raise ModelFailed(f"Model '{model}' has failed and waits for a reset: {view.reason}")
@@ -294,7 +293,9 @@ class Engine:
         self._supervisors[command.replica] = supervisor
         self._load_started[command.replica] = self.clock()
         _log.info("loading %s (replica %d) on %s", command.model, command.replica, ", ".join(command.placement.bytes))
-        self._own(asyncio.create_task(supervisor.run(), name=f"replica {command.replica} of {command.model}"))
+        task = asyncio.create_task(supervisor.run(), name=f"replica {command.replica} of {command.model}")
+        self._supervised.add(task)
+        task.add_done_callback(self._supervised.discard)
 
     def _on_changed(self, model: str) -> None:
         view = self.view(model)
@@ -382,7 +383,3 @@ class Engine:
 
     async def _next_change(self) -> None:
         await self._news.wait()
-
-    def _own(self, task: asyncio.Task[None]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

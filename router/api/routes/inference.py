@@ -13,6 +13,7 @@ from router.api.form import field_of
 from router.api.priority import priority_of
 from router.api.services import Services
 from router.api.targets import target
+from router.errors import UnsupportedByModel
 from router.proxy.relay import Call
 
 
@@ -33,8 +34,13 @@ class InferenceEndpoint:
         context, endpoint = context_of(scope), self._endpoint
         as_json = endpoint.model_in == "json"
         envelope = parse_json(body) if as_json else _form_envelope(scope, body)
+        model = configured_model(self._services.settings, envelope.model)
+        if endpoint.generates and self._services.settings.models[model].writes_no_text:
+            raise UnsupportedByModel(
+                f"Model '{model}' writes no text: its flags start it for embedding or ranking only.", param="model"
+            )
         return Order(
-            model=configured_model(self._services.settings, envelope.model),
+            model=model,
             priority=priority_of(scope["headers"], envelope.service_tier),
             endpoint=endpoint.path,
             leased=endpoint.leased,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response
 
 from router import __version__
 from router.api.exchange import configured_model
 from router.api.services import Services
+from router.config import RESERVED, RESERVED_ENDINGS
 
 router = APIRouter(tags=["Models"])
 _STARTED = int(time.time())
@@ -52,7 +55,22 @@ async def list_models(request: Request) -> ModelList:
     return ModelList(data=[_entry(services, name) for name in services.engine.names])
 
 
-@router.get("/v1/models/{model:path}", summary="One model")
+class _ModelName(Convertor[str]):
+    """What stands below `/v1/models/` and is no route of its own, so that a GET on those others is a 405."""
+
+    regex = rf"(?!(?:{'|'.join(map(re.escape, RESERVED))})$)(?!.*(?:{'|'.join(map(re.escape, RESERVED_ENDINGS))})$).+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("model_name", _ModelName())
+
+
+@router.get("/v1/models/{model:model_name}", summary="One model")
 async def retrieve_model(model: str, request: Request) -> ModelEntry:
     services: Services = request.app.state.services
     return _entry(services, configured_model(services.settings, model))

@@ -75,6 +75,6 @@ def bench() -> Callable[..., object]:
         try:
             yield Bench(engine, launcher, seen)
         finally:
-            await engine.close(drain=0.05)
+            await engine.close()
 
     return make
