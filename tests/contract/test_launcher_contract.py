@@ -16,6 +16,7 @@ from router.engine.ports import Child, Launcher, LaunchError
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.models import FLAGS, Models
 from tests.support.router import free_port
+from tests.support.waiting import turn
 
 ON_CPU = Placement({HOST: 1})
 
@@ -123,7 +124,7 @@ async def test_its_end_is_told_to_all_who_wait(child: Child) -> None:
 
 async def test_a_waiter_may_leave(child: Child) -> None:
     waiter = asyncio.create_task(child.wait())
-    await asyncio.sleep(0)
+    await turn()
     waiter.cancel()
     await asyncio.gather(waiter, return_exceptions=True)
     assert await child.healthy()

@@ -9,6 +9,7 @@ from starlette.types import Message
 
 from router.api.disconnect import ClientDisconnected, DisconnectWatch
 from router.proxy.answer import Answer
+from tests.support.waiting import turn
 
 
 class Client:
@@ -44,7 +45,7 @@ async def test_a_client_that_goes_ends_the_block(client: Client) -> None:
 
 async def test_a_client_that_stays_changes_nothing(client: Client) -> None:
     async with DisconnectWatch(client.receive, client.answer):
-        await asyncio.sleep(0)
+        await turn()
     assert [task.get_name() for task in asyncio.all_tasks() if task.get_name() == "disconnect watch"] == []
 
 
@@ -53,7 +54,7 @@ async def test_going_after_the_last_byte_is_no_disconnect(client: Client) -> Non
         await client.answer.end()
         client.gone.set()
         for _ in range(5):
-            await asyncio.sleep(0)
+            await turn()
 
 
 async def test_a_cancellation_from_elsewhere_goes_on_as_one(client: Client) -> None:
@@ -62,7 +63,7 @@ async def test_a_cancellation_from_elsewhere_goes_on_as_one(client: Client) -> N
             await forever()
 
     task = asyncio.create_task(watched())
-    await asyncio.sleep(0)
+    await turn()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -77,7 +78,7 @@ async def test_both_at_once_is_a_cancellation(client: Client) -> None:
                 task.cancel()
 
     task = asyncio.create_task(watched())
-    await asyncio.sleep(0)
+    await turn()
     client.gone.set()
     with pytest.raises(asyncio.CancelledError):
         await task

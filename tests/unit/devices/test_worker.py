@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from router.devices.worker import Worker
+from tests.support.waiting import turn
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ async def test_waiting_calls_are_bounded(worker: Worker) -> None:
         tasks.create_task(worker.run(hang, 30))
         assert await asyncio.to_thread(started.wait, 20)
         waiting = [tasks.create_task(worker.run(lambda: None, 30)) for _ in range(64)]
-        await asyncio.sleep(0)
+        await turn()
         with pytest.raises(TimeoutError, match="too many"):
             await worker.run(lambda: None, 30)
         release.set()
