@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from time import monotonic
 
 from starlette.types import Send
 
@@ -20,7 +20,7 @@ class Answer:
         status: as sent; 0 before the start.
         streaming: the body is an event stream.
         complete: the last byte has been handed over.
-        first_content: loop time of the first chunk that was no ping; None before.
+        first_content: monotonic time of the first chunk that was no ping; None before.
     """
 
     __slots__ = ("_boundary", "_send", "complete", "first_content", "status", "streaming")
@@ -48,7 +48,7 @@ class Answer:
         """Pass a chunk (not empty) on; False if it was nothing but a ping."""
         content = self._boundary.feed(chunk) if self.streaming else True
         if content and self.first_content is None:
-            self.first_content = asyncio.get_running_loop().time()
+            self.first_content = monotonic()
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         return content
 
