@@ -21,14 +21,16 @@ _MARKERS: tuple[re.Pattern[str], ...] = tuple(
     )
 )
 _ERRORISH = re.compile(r"error|fail|fatal|abort|exception|cannot|could ?n.t|unable|invalid", re.IGNORECASE)
+# What our own proof of identity makes it say: a wrong key on purpose.
+_OUR_PROOF = "unauthorized: Invalid API Key"
 # `0.02.540.482 E srv  load_model: ` : time since start, level.
 _STAMP = re.compile(r"^\d+\.\d+\.\d+\.\d+\s+[A-Z]\s+")
-_HINTS = {signal.SIGKILL: " (out of memory?)"} if hasattr(signal, "SIGKILL") else {}
+_SIGKILL, _KILLED = 9, " (out of memory?)"
 
 
 def telling_line(lines: Sequence[str]) -> str:
     """The line that says most about a failure; empty when none does."""
-    said = [line for line in lines if line.strip()]
+    said = [line for line in lines if line.strip() and _OUR_PROOF not in line]
     for marker in _MARKERS:
         for line in said:
             if marker.search(line):
@@ -44,9 +46,9 @@ def exit_reason(code: int, lines: Sequence[str], *, asked: bool = False, name: s
         lines: what the child wrote last.
         asked: the router ended it.
     """
-    how = _describe(code)
     if asked:
-        return f"{name} was stopped by the router ({how})"
+        return f"{name} was stopped by the router ({_describe(code)})"
+    how = _describe(code) + (_KILLED if _signal(code) == _SIGKILL else "")
     words = telling_line(lines)
     if code > 0 and not words and lines:
         words = _quote(lines[-1])
@@ -58,12 +60,15 @@ def exit_reason(code: int, lines: Sequence[str], *, asked: bool = False, name: s
 
 
 def _describe(code: int) -> str:
-    number = -code if code < 0 else code - 128
     try:
-        name = signal.Signals(number)
+        name = signal.Signals(_signal(code))
     except ValueError:
         return f"exited with code {code}"
-    return f"was killed by {name.name}{_HINTS.get(name, '')}"
+    return f"was killed by {name.name}"
+
+
+def _signal(code: int) -> int:
+    return -code if code < 0 else code - 128
 
 
 def _quote(line: str) -> str:

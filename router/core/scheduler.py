@@ -233,8 +233,6 @@ class Scheduler:
                 self._recover(model)
         return self._conclude(now)
 
-    # -- views -------------------------------------------------------------------------------------------------------
-
     def view(self, name: str, now: float) -> ModelView:
         return model_view(self._models[name], self._ledger, now)
 
@@ -289,10 +287,10 @@ class Scheduler:
             self._touch(self._models[replica.model])
             self._serve(self._models[replica.model], now)
         for model, message in decided.impossible:
-            model.want = Want.NO
-            self._reject_waiters(model, RejectCode.TOO_LARGE, f"Model '{model.spec.name}' cannot fit: {message}")
+            model.want, model.reason = Want.NO, f"cannot fit: {message}"
+            self._reject_waiters(model, RejectCode.TOO_LARGE, f"Model '{model.spec.name}' {model.reason}")
         for model in decided.dropped:
-            model.want = Want.NO
+            model.want, model.reason = Want.NO, "was not loaded: there was no room without evicting another"
         for model, placement in decided.reservations:
             self._reserve(model, placement, now)
         for replica, for_model in decided.victims:
@@ -308,7 +306,7 @@ class Scheduler:
         replica = Replica(self._replica_ids, model.spec.name, placement, model.spec.slots, created=now)
         self._replicas[replica.id] = replica
         self._ledger.book(replica.id, placement)
-        model.replica = replica
+        model.replica, model.reason = replica, ""
         self._touch(model)
 
     def _start_reserved(self, now: float) -> None:

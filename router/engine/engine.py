@@ -54,6 +54,7 @@ from router.errors import (
 _log = logging.getLogger(__name__)
 
 _TIMER_SLACK = 0.002
+_LAST_WORDS = 100  # lines of a dead child's log
 
 _ERRORS: Mapping[RejectCode, type[RouterError]] = {
     RejectCode.QUEUE_FULL: QueueFull,
@@ -99,6 +100,7 @@ class Engine:
         self._background: set[asyncio.Task[None]] = set()
         self._statuses: dict[str, Status] = dict.fromkeys(self.names, Status.OFF)
         self._load_started: dict[ReplicaId, float] = {}
+        self._last_words: dict[str, str] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._news = asyncio.Event()
@@ -162,13 +164,19 @@ class Engine:
     # -- operators ---------------------------------------------------------------------------------------------------
 
     def load(self, model: str, *, evict: bool = True) -> None:
-        """Start loading a model though nobody waits; idempotent. Raises ModelFailed, ShuttingDown."""
+        """Start loading a model though nobody waits; idempotent. Raises ModelFailed, ModelTooLarge, ShuttingDown.
+
+        A model that needs the room of busy ones is loaded once they have ended.
+        """
         if not self.accepting:
             raise ShuttingDown(SHUTTING_DOWN, retry_after=5)
         view = self.view(model)
         if view.status is Status.FAILED and view.retry_at is None:
             raise ModelFailed(f"Model '{model}' has failed and waits for a reset: {view.reason}")
         self._apply(self._scheduler.load(model, self.clock(), evict=evict))
+        view = self.view(model)
+        if evict and view.status is Status.OFF and view.reason:
+            raise ModelTooLarge(f"Model '{model}' {view.reason}")
 
     async def wait_ready(self, model: str, *, timeout: float) -> None:
         """Wait until a model that is loading is ready. Raises ModelFailed, QueueTimeout."""
@@ -223,9 +231,11 @@ class Engine:
         return None if supervisor is None or supervisor.child is None else supervisor.child.pid
 
     def tail(self, model: str, lines: int = 20) -> str:
-        """The last lines of the log of a model's current child; empty when it has none."""
+        """The last lines of the log of a model's child, or of its last one; empty when it has had none."""
         supervisor = self._current(model)
-        return "" if supervisor is None or supervisor.child is None else supervisor.child.tail(lines)
+        if supervisor is not None and supervisor.child is not None:
+            return supervisor.child.tail(lines)
+        return "\n".join(self._last_words.get(model, "").splitlines()[-lines:])
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
@@ -332,6 +342,8 @@ class Engine:
     def replica_exited(self, supervisor: Supervisor, reason: str) -> None:
         now = self.clock()
         before = self.view(supervisor.model)
+        if supervisor.child is not None:
+            self._last_words[supervisor.model] = supervisor.child.tail(_LAST_WORDS)
         started = self._load_started.pop(supervisor.replica, None)
         self._apply(self._scheduler.replica_exited(supervisor.replica, reason, now))
         after = self.view(supervisor.model)

@@ -60,10 +60,10 @@ async def load(
     services.engine.load(model)
     if body.wait:
         await services.engine.wait_ready(model, timeout=services.settings.system.queue_timeout_sec)
-    if services.engine.view(model).status is Status.READY:
-        return ModelAction(model=model, status=Status.READY)
-    response.status_code = 202
-    return ModelAction(model=model, status=Status.LOADING)
+    status = services.engine.view(model).status
+    if status is not Status.READY:
+        response.status_code = 202
+    return ModelAction(model=model, status=status)
 
 
 @router.post("/v1/models/eject", openapi_extra=request_body(EjectRequest))

@@ -62,3 +62,12 @@ def test_an_end_that_was_asked_for_is_no_failure() -> None:
 
 def test_a_long_line_is_cut() -> None:
     assert len(telling_line(["error: " + "x" * 10_000])) < 400
+
+
+def test_our_own_kill_is_not_taken_for_a_lack_of_memory() -> None:
+    assert exit_reason(-9, ("busy",), asked=True) == "llama-server was stopped by the router (was killed by SIGKILL)"
+
+
+def test_our_own_probe_is_not_the_reason() -> None:
+    lines = ("0.01.946.828 W srv    operator(): unauthorized: Invalid API Key",)
+    assert exit_reason(-9, lines) == "llama-server was killed by SIGKILL (out of memory?)"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -59,12 +59,16 @@ class Bench:
 def bench() -> Callable[..., object]:
     @asynccontextmanager
     async def make(
-        *names: str, launcher: FakeLauncher | None = None, policy: Policy | None = None, **limits: float
+        *names: str,
+        launcher: FakeLauncher | None = None,
+        policy: Policy | None = None,
+        sizes: Mapping[str, float] | None = None,
+        **limits: float,
     ) -> AsyncIterator[Bench]:
         launcher = launcher or FakeLauncher()
         seen = Recorder()
         engine = Engine(
-            models=[cpu_model(name) for name in names or ("a",)],
+            models=[cpu_model(name, (sizes or {}).get(name, 1)) for name in names or ("a",)],
             policy=policy or Policy(),
             limits=Limits(**{"health_interval": 3600.0, **limits}),  # type: ignore[arg-type]
             launcher=launcher,

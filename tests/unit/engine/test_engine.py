@@ -13,6 +13,7 @@ from router.errors import (
     GenerationTimeout,
     ModelEjected,
     ModelFailed,
+    ModelTooLarge,
     QueueTimeout,
     ShuttingDown,
     UpstreamStalled,
@@ -239,3 +240,19 @@ async def test_loading_a_failed_model_asks_for_a_reset(bench: Any) -> None:
         b.engine.reset("a")
         b.engine.load("a")
         await b.engine.wait_ready("a", timeout=5)
+
+
+async def test_loading_what_can_never_fit_is_refused_with_the_arithmetic(bench: Any) -> None:
+    async with bench(sizes={"a": 64}) as b:
+        with pytest.raises(ModelTooLarge, match="65,?536"):
+            b.engine.load("a")
+        assert b.engine.view("a").status is Status.OFF
+
+
+async def test_the_last_words_of_a_child_that_failed_are_kept(bench: Any) -> None:
+    async with bench(launcher=FakeLauncher(ready_at_once=False)) as b:
+        waiting = asyncio.create_task(b.engine.lease("a", Priority.NORMAL))
+        await b.until(lambda: b.launcher.children != [])
+        b.launcher.children[0].die("broken", 1)
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert b.engine.tail("a") == "log"
