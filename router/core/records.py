@@ -62,6 +62,10 @@ class Model:
     last_used: float | None = None
     restarts: int = 0
 
+    @classmethod
+    def of(cls, spec: ModelSpec, policy: Policy) -> Model:
+        return cls(spec, TicketQueue(policy.priority_offsets), FailureRecord(policy), spec.need)
+
     def to(self, health: Health) -> None:
         self.health = step(HEALTH_TRANSITIONS, self.health, health)
 

@@ -9,12 +9,11 @@ import math
 from collections.abc import Iterable, Mapping
 
 from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
-from router.core.failures import FailureRecord
 from router.core.learning import observed_need
 from router.core.ledger import Ledger
 from router.core.lifecycle import Health, ReplicaState
 from router.core.plan import plan, startable
-from router.core.queue import LazyHeap, TicketQueue
+from router.core.queue import LazyHeap
 from router.core.records import Model, Replica, State, Want
 from router.core.types import (
     Changed,
@@ -47,14 +46,7 @@ class Scheduler:
 
     def __init__(self, policy: Policy, models: Iterable[ModelSpec], devices: Iterable[Device]) -> None:
         self._policy = policy
-        self._state = State(
-            policy,
-            Ledger(devices),
-            {
-                spec.name: Model(spec, TicketQueue(policy.priority_offsets), FailureRecord(policy), spec.need)
-                for spec in models
-            },
-        )
+        self._state = State(policy, Ledger(devices), {spec.name: Model.of(spec, policy) for spec in models})
         self._models = self._state.models
         self._replicas = self._state.replicas
         self._ledger = self._state.ledger
@@ -135,8 +127,10 @@ class Scheduler:
         self._serve(model, now)
         return self._conclude(now)
 
-    def replica_exited(self, replica_id: ReplicaId, reason: str, now: float) -> list[Command]:
-        """A child is gone, asked to or not; its leases are gone with it."""
+    def replica_exited(
+        self, replica_id: ReplicaId, reason: str, now: float, *, timed_out: bool = False
+    ) -> list[Command]:
+        """A child is gone, asked to or not; its leases are gone with it. `timed_out`: it was too slow to load."""
         replica = self._replicas.get(replica_id)
         if replica is None or replica.state in (ReplicaState.RECLAIMING, ReplicaState.GONE):
             return []
@@ -148,7 +142,7 @@ class Scheduler:
         model = self._models[replica.model]
         if not self._closing:
             if before is ReplicaState.STARTING:
-                self._load_failed(model, reason, now)
+                self._load_failed(model, reason, now, timed_out=timed_out)
             elif before is ReplicaState.READY:
                 self._crashed(model, replica, reason, now)
         self._learn(model, replica)
@@ -352,10 +346,12 @@ class Scheduler:
 
     # -- failures ----------------------------------------------------------------------------------------------------
 
-    def _load_failed(self, model: Model, reason: str, now: float) -> None:
+    def _load_failed(self, model: Model, reason: str, now: float, *, timed_out: bool) -> None:
         model.note_failure(f"failed to load: {reason}", now)
-        message = f"Model '{model.spec.name}' {model.reason}"
-        self._reject_waiters(model, RejectCode.LOAD_FAILED, message)
+        code, retry_after = RejectCode.LOAD_FAILED, None
+        if timed_out and model.retry_at is not None:
+            code, retry_after = RejectCode.BACKING_OFF, model.retry_at - now
+        self._reject_waiters(model, code, f"Model '{model.spec.name}' {model.reason}", retry_after)
 
     def _crashed(self, model: Model, replica: Replica, reason: str, now: float) -> None:
         model.restarts += 1

@@ -37,7 +37,7 @@ from router.core.types import (
 )
 from router.engine.lease import Lease
 from router.engine.limits import Limits
-from router.engine.ports import DeviceMonitor, Launcher, Observer, Upstream
+from router.engine.ports import ChildExit, DeviceMonitor, Launcher, Observer, Upstream
 from router.engine.supervisor import Supervisor
 from router.engine.waiting_room import WaitingRoom
 from router.errors import (
@@ -339,20 +339,20 @@ class Engine:
         self._apply(self._scheduler.memory_observed((), {supervisor.replica: supervisor.held}, now))
         self._apply(self._scheduler.replica_ready(supervisor.replica, slots, now))
 
-    def replica_exited(self, supervisor: Supervisor, reason: str) -> None:
+    def replica_exited(self, supervisor: Supervisor, ended: ChildExit) -> None:
         now = self.clock()
         before = self.view(supervisor.model)
         if supervisor.child is not None:
             self._last_words[supervisor.model] = supervisor.child.tail(_LAST_WORDS)
         started = self._load_started.pop(supervisor.replica, None)
-        self._apply(self._scheduler.replica_exited(supervisor.replica, reason, now))
+        self._apply(self._scheduler.replica_exited(supervisor.replica, ended.reason, now, timed_out=ended.timed_out))
         after = self.view(supervisor.model)
         if started is not None and after.status is Status.FAILED:
             self._observer.load_finished(supervisor.model, now - started, ok=False)
         if after.restarts > before.restarts:
             self._observer.restarted(supervisor.model)
         expected = before.status in (Status.STOPPING, Status.DRAINING)
-        _log.log(logging.INFO if expected else logging.ERROR, "%s ended: %s", supervisor.model, reason)
+        _log.log(logging.INFO if expected else logging.ERROR, "%s ended: %s", supervisor.model, ended.reason)
 
     def replica_reclaimed(self, supervisor: Supervisor) -> None:
         self._supervisors.pop(supervisor.replica, None)

@@ -47,10 +47,12 @@ class ChildExit:
         code: exit code, negative for a signal (as in `subprocess`).
         reason: a sentence for people: the child's own words where it left any, e.g.
             `llama-server exited with code 1: unable to allocate CPU buffer`.
+        timed_out: it was ended because it took too long to become ready, and may be faster another time.
     """
 
     code: int
     reason: str
+    timed_out: bool = False
 
 
 class LaunchError(Exception):

@@ -25,7 +25,7 @@ class SupervisorEvents(Protocol):
 
     def replica_ready(self, supervisor: Supervisor, slots: int) -> None: ...
 
-    def replica_exited(self, supervisor: Supervisor, reason: str) -> None: ...
+    def replica_exited(self, supervisor: Supervisor, ended: ChildExit) -> None: ...
 
     def replica_reclaimed(self, supervisor: Supervisor) -> None: ...
 
@@ -76,7 +76,7 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001  a bug here must not leave the scheduler waiting for ever
             _log.exception("supervisor of %s failed", self.model)
             ended = ChildExit(1, f"internal error in its supervisor: {error!r}")
-        self._events.replica_exited(self, ended.reason)
+        self._events.replica_exited(self, ended)
         try:
             await self._reclaim()
         finally:
@@ -130,7 +130,7 @@ class Supervisor:
             async with asyncio.timeout(limit):
                 slots = await child.ready()
         except TimeoutError:
-            return ChildExit(1, f"was not ready within {limit:g} s (load_timeout_sec)")
+            return ChildExit(1, f"was not ready within {limit:g} s (load_timeout_sec)", timed_out=True)
         except LaunchError as error:
             return ChildExit(1, str(error))
         await self._measure(child, before)

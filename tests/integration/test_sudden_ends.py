@@ -135,8 +135,9 @@ def test_a_load_that_takes_too_long_is_given_up(models: Models, tmp_path: Path) 
         answer = pool.submit(running.chat, "never")
         wait_until(lambda: "pid" in running.status("never"), what="the child's start")
         pid = running.status("never")["pid"]
-        error = expect_error(answer.result(), 503)
+        error = expect_error(answer.result(), 503, code="model_backing_off")
         assert "1 s" in error["message"]
+        expect_retry_after(answer.result())
         wait_until(lambda: not is_alive(pid), what="the end of the child")
         assert running.status("never")["status"] == "failed"
 

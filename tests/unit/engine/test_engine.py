@@ -11,6 +11,7 @@ from router.core.types import Policy, Priority, Status
 from router.engine.ports import SlotReading
 from router.errors import (
     GenerationTimeout,
+    ModelBackingOff,
     ModelEjected,
     ModelFailed,
     ModelTooLarge,
@@ -110,8 +111,9 @@ async def test_a_child_that_cannot_be_launched_is_a_failed_load(bench: Any) -> N
 
 async def test_a_load_that_takes_too_long_is_ended(bench: Any) -> None:
     async with bench(launcher=FakeLauncher(ready_at_once=False), load_timeout=0.05) as b:
-        with pytest.raises(ModelFailed, match="load_timeout_sec"):
+        with pytest.raises(ModelBackingOff, match="load_timeout_sec") as refused:
             await b.engine.lease("a", Priority.NORMAL)
+        assert refused.value.headers() == {"retry-after": "1"}
         await b.until(lambda: b.launcher.children[0].stops != [])
 
 
@@ -244,7 +246,7 @@ async def test_loading_a_failed_model_asks_for_a_reset(bench: Any) -> None:
 
 async def test_loading_what_can_never_fit_is_refused_with_the_arithmetic(bench: Any) -> None:
     async with bench(sizes={"a": 64}) as b:
-        with pytest.raises(ModelTooLarge, match="65,?536"):
+        with pytest.raises(ModelTooLarge, match=r"65,?536"):
             b.engine.load("a")
         assert b.engine.view("a").status is Status.OFF
 
