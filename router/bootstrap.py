@@ -7,8 +7,9 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,16 @@ from router.api.server import Server, listen
 from router.api.services import Services
 from router.api.tickets import TicketOffice
 from router.backends.llama_server import LlamaServerLauncher
-from router.config import Settings, config_file, load_settings, read_environment
-from router.core.types import Policy
-from router.demo import DemoError, prepare_demo, welcome
+from router.config import Settings, load_settings
+from router.core.types import ModelSpec, Policy
+from router.demo import prepare_demo, wants_demo, welcome
 from router.devices.monitor import SystemDevices
 from router.engine.engine import Engine
 from router.engine.limits import Limits
 from router.engine.ports import LaunchError
+from router.errors import ConfigError, Problem
 from router.inventory import CACHE_RAM_MB, MIB, Entry, inventory, working_dir
+from router.learned import LearnedMemory
 from router.report import models_table
 from router.telemetry.logs import configure_logging, redact
 from router.telemetry.metrics import Telemetry
@@ -57,26 +60,20 @@ class Router:
 
 
 def serve(*, config: Path | None, host: str | None, port: int | None) -> int:
-    """Run until told to stop; returns the exit code. Raises ConfigError, OSError."""
+    """Run until told to stop; returns the exit code. Raises ConfigError, DemoError, OSError."""
     configure_logging()
-    environ = read_environment(os.environ, Path.cwd())
-    demo: Path | None = None
-    if config is None and config_file(None, environ, Path.cwd()) is None:
-        demo = Path.cwd() / ".llama-router" / "demo"
-        try:
-            config = prepare_demo(demo)
-        except DemoError as error:
-            _log.error("%s", error)
-            return 1
-    settings = load_settings(config_path=config, environ=environ, host=host, port=port)
+    config, demo = _config_or_demo(config)
+    settings = load_settings(config_path=config, environ=os.environ, host=host, port=port)
+    _check_state_dir(settings)
     with listen(settings.api.host, settings.api.port) as sock:
         _run(_serve(settings, sock, demo))
     return 0
 
 
 async def describe_models(*, config: Path | None, host: str | None, port: int | None) -> str:
-    """What `models` prints. Raises ConfigError."""
-    settings = load_settings(config_path=config, environ=read_environment(os.environ, Path.cwd()), host=host, port=port)
+    """What `models` prints. Raises ConfigError, DemoError."""
+    config, demo = _config_or_demo(config)
+    settings = load_settings(config_path=config, environ=os.environ, host=host, port=port)
     monitor = await SystemDevices.open(settings.system.gpu_devices, _budget(settings))
     try:
         gpu_available = len(monitor.devices) > 1
@@ -86,7 +83,27 @@ async def describe_models(*, config: Path | None, host: str | None, port: int | 
         table = await asyncio.to_thread(models_table, entries, monitor.devices, await monitor.read())
     finally:
         await monitor.close()
-    return f"llama.cpp: {info['llama_server']}\n{table}"
+    origin = "The models of the demo, since there is no config.json here.\n" if demo else ""
+    return f"{origin}llama.cpp: {info['llama_server']}\n{table}"
+
+
+def _config_or_demo(config: Path | None) -> tuple[Path | None, Path | None]:
+    """The configuration file to read, and the demo's folder if it is the demo's."""
+    if not wants_demo(config, os.environ, Path.cwd()):
+        return config, None
+    folder = Path.cwd() / ".llama-router" / "demo"
+    return prepare_demo(folder), folder
+
+
+def _check_state_dir(settings: Settings) -> None:
+    """Find out now, and not at the first load, that nothing can be kept."""
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.state_dir):
+            pass
+    except OSError as error:
+        problem = Problem("system.state_dir", f"cannot be written: {settings.state_dir}: {error.strerror}")
+        raise ConfigError(str(settings.source or "settings"), [problem]) from error
 
 
 @asynccontextmanager
@@ -104,8 +121,13 @@ async def running(settings: Settings) -> AsyncIterator[Router]:
         entries = inventory(settings, gpu_available=gpu_available)
         launcher = _launcher(settings, entries, gpu_available=gpu_available)
         info: dict[str, str] = {"llama_server": "looking for it"}
-        router = _assemble(settings, entries, launcher, monitor, info)
-        finding = asyncio.create_task(_find_llama(launcher, info), name="find llama.cpp")
+        learned = LearnedMemory(settings.state_dir, entries, monitor.devices)
+        router = _assemble(settings, [learned.apply(entry.model_spec(settings)) for entry in entries],
+                           launcher, monitor, info)  # fmt: skip
+        background = [
+            asyncio.create_task(_find_llama(launcher, info), name="find llama.cpp"),
+            asyncio.create_task(_keep_learned(router.status, learned), name="keep what is learned"),
+        ]
         try:
             await router.engine.start()
             for name in settings.preload:
@@ -113,24 +135,28 @@ async def running(settings: Settings) -> AsyncIterator[Router]:
             yield router
         finally:
             router.status.close()
-            finding.cancel()
-            await asyncio.gather(finding, return_exceptions=True)
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             await router.engine.close()
+            news = [learned.note(view) for view in router.engine.views()]
+            if any(news):
+                learned.save()
     finally:
         await monitor.close()
 
 
 def _assemble(
     settings: Settings,
-    entries: tuple[Entry, ...],
+    models: Sequence[ModelSpec],
     launcher: LlamaServerLauncher,
     monitor: SystemDevices,
     info: Mapping[str, str],
 ) -> Router:
     status = StatusBus()
-    telemetry = Telemetry([entry.name for entry in entries], version=__version__, status=status)
+    telemetry = Telemetry([model.name for model in models], version=__version__, status=status)
     engine = Engine(
-        models=[entry.model_spec(settings) for entry in entries],
+        models=models,
         policy=_policy(settings),
         limits=_limits(settings),
         launcher=launcher,
@@ -173,6 +199,13 @@ async def _find_llama(launcher: LlamaServerLauncher, info: dict[str, str]) -> No
         _log.info("llama.cpp: %s", info["llama_server"])
 
 
+async def _keep_learned(status: StatusBus, learned: LearnedMemory) -> None:
+    with status.subscribe() as changes:
+        async for view in changes:
+            if view is not None and learned.note(view):
+                await asyncio.to_thread(learned.save)
+
+
 def _budget(settings: Settings) -> int | None:
     megabytes = settings.system.memory_budget_mb
     return None if megabytes is None else megabytes * MIB
@@ -204,6 +237,7 @@ async def _serve(settings: Settings, sock: socket.socket, demo: Path | None) -> 
             router.app,
             on_listening=lambda: _announce(settings, sock, demo),
             on_exit=router.begin_shutdown,
+            on_deadline=router.engine.abort_all,
             drain=DRAIN_SEC,
         )
         await server.serve(sockets=[sock])
@@ -211,12 +245,12 @@ async def _serve(settings: Settings, sock: socket.socket, demo: Path | None) -> 
 
 def _announce(settings: Settings, sock: socket.socket, demo: Path | None) -> None:
     host, port = sock.getsockname()[:2]
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{port}"
-    _log.info("llama-router %s listens on %s:%d with %d model(s)", __version__, host, port, len(settings.models))
+    address = f"[{host}]" if ":" in host else host
+    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else address}:{port}"
+    _log.info("llama-router %s listens on %s:%d with %d model(s)", __version__, address, port, len(settings.models))
     _log.info("%s", _who_may_come_in(settings))
     if demo is not None:
-        sys.stderr.write(welcome(url, next(iter(settings.models)), folder=demo))
+        sys.stderr.write(welcome(url, next(iter(settings.models)), folder=demo, with_key=settings.api_key is not None))
 
 
 def _who_may_come_in(settings: Settings) -> str:

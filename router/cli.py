@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from router import __version__
-from router.errors import ConfigError
+from router.errors import ConfigError, DemoError
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_CONFIG = 0, 1, 2
 
@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"Configuration refused. {error}", file=sys.stderr)
         return EXIT_BAD_CONFIG
+    except DemoError as error:
+        print(f"llama-router: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except OSError as error:
         print(f"llama-router: {error.strerror or error}", file=sys.stderr)
         return EXIT_FAILED
@@ -62,16 +65,16 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    from router.config import config_file, load_settings, read_environment  # noqa: PLC0415
+    from router.config import load_settings  # noqa: PLC0415
+    from router.demo import wants_demo  # noqa: PLC0415
 
-    environ = read_environment(os.environ, Path.cwd())
-    if config_file(options.config, environ, Path.cwd()) is None:
-        print("There is no config.json here, and CONFIG_PATH is not set: `serve` would start the demo.")
-        return EXIT_OK
-    settings = load_settings(config_path=options.config, environ=environ, host=options.host, port=options.port)
+    settings = load_settings(config_path=options.config, environ=os.environ, host=options.host, port=options.port)
     for note in settings.notes:
         print(f"note: {note}")
-    print(f"{settings.source} is fine: {len(settings.models)} model(s).")
+    if wants_demo(options.config, os.environ, Path.cwd()):
+        print("There is no config.json here, and no BASE_MODELS_PATH: `serve` would start the demo.")
+    else:
+        print(f"{settings.source or 'The environment'} is fine: {len(settings.models)} model(s).")
     return EXIT_OK
 
 

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+
+from router.config import config_file, read_environment
+from router.errors import DemoError
 
 GENERATOR = Path(__file__).resolve().parent.parent / "scripts" / "make_demo_models.py"
 _GENERATE_DEADLINE_SEC = 60.0
 
 
-class DemoError(Exception):
-    """The demo models could not be made; the message is for people."""
+def wants_demo(config: Path | None, environ: Mapping[str, str], cwd: Path) -> bool:
+    """Whether nothing says what to serve: no file, named or found, and no folder of models. Raises ConfigError."""
+    return config_file(config, environ, cwd) is None and "BASE_MODELS_PATH" not in read_environment(environ, cwd)
 
 
 def prepare_demo(folder: Path) -> Path:
     """Make the demo models in `folder` unless they are there; returns the configuration file that serves them.
 
     Runs the generator as a process of its own: it needs numpy, which the router does not want in memory.
+    Raises DemoError.
     """
     command = [sys.executable, str(GENERATOR), "--demo", str(folder)]
     try:
@@ -30,14 +36,15 @@ def prepare_demo(folder: Path) -> Path:
     return folder / "config.json"
 
 
-def welcome(url: str, model: str, *, folder: Path) -> str:
+def welcome(url: str, model: str, *, folder: Path, with_key: bool) -> str:
     """What is printed once the demo listens."""
+    key = ' -H "Authorization: Bearer $API_KEY"' if with_key else ""
     return f"""
   llama-router is running a demo, since there is no config.json here.
   Two small chat models and an embedding model with made-up weights (in {folder})
   are served by real llama.cpp. Try it:
 
-    curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+    curl -N {url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\
       -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello!"}}]}}'
 
   Your own models: copy config.example.json to config.json, name your GGUF files there, start again.

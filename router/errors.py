@@ -139,6 +139,12 @@ class ModelFailed(RouterError):
     status, type, code, should_retry = 503, "server_error", "model_failed", False
 
 
+class ModelNotLoaded(RouterError):
+    """The model is not ready, and what was asked of it does not load one."""
+
+    status, type, code, should_retry = 503, "server_error", "model_not_loaded", False
+
+
 class ModelTooLarge(RouterError):
     """The model can never fit; the message holds the arithmetic."""
 
@@ -203,3 +209,7 @@ class ConfigError(Exception):
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
         count = len(self.problems)
         super().__init__(f"{source}: {count} problem{'s' if count != 1 else ''}\n{lines}")
+
+
+class DemoError(Exception):
+    """The demo models could not be made; the message is for people."""

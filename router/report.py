@@ -9,6 +9,7 @@ from router.core.types import Device, DeviceReading
 from router.devices.gguf import GgufError, read_header
 from router.inventory import MIB, Entry
 
+_UNREADABLE = "unreadable"
 _HEAD = ("MODEL", "KIND", "SIZE", "CONTEXT", "SLOTS", "WOULD TAKE", "FITS", "FILE")
 
 
@@ -29,23 +30,25 @@ def _device_line(device: Device, free: int) -> str:
 
 def _row(entry: Entry, free: dict[str, int], capacity: dict[str, int]) -> tuple[str, ...]:
     kind, context = _header(entry)
+    verdict = _verdict(entry, free, capacity) if kind != _UNREADABLE else f"no: {context}"
     return (
         ", ".join((entry.name, *entry.config.aliases)),
         kind,
         _mib(entry.file_bytes),
-        context,
+        context if kind != _UNREADABLE else "-",
         str(entry.slots),
         _mib(entry.need.total + entry.need.reserve),
-        _verdict(entry, free, capacity),
+        verdict,
         str(entry.files[0]),
     )
 
 
 def _header(entry: Entry) -> tuple[str, str]:
+    """Architecture and context length, or `unreadable` and why."""
     try:
         header = read_header(entry.files[0])
     except (GgufError, OSError) as error:
-        return f"unreadable: {error}", "-"
+        return _UNREADABLE, str(error)
     return header.architecture or "?", "-" if header.context_length is None else str(header.context_length)
 
 

@@ -18,8 +18,9 @@ from router.api.errors import response_to
 from router.api.services import Services
 from router.errors import AuthenticationFailed, Forbidden, RouterError
 
-_STATUS_STREAMS = frozenset(("/v1/models/status/stream", "/metrics/stream"))
-_METRICS = frozenset(("/metrics", "/metrics/stream"))
+OPEN = frozenset(("/health", "/healthz"))
+TAKING_TICKETS = frozenset(("/v1/models/status/stream", "/metrics/stream"))
+TAKING_METRICS_TOKEN = frozenset(("/metrics", "/metrics/stream"))
 _FORWARDING = frozenset((b"forwarded", b"via", b"x-real-ip"))
 
 
@@ -46,7 +47,7 @@ class AccessMiddleware:
 
     def _refusal(self, scope: Scope) -> RouterError | None:
         path = scope["path"]
-        if path in {"/health", "/healthz"} or path.startswith("/health/"):
+        if path in OPEN or path.startswith("/health/"):
             return None
         if self._key is None and (self._open or _is_local(scope, self._origins)):
             return None
@@ -65,11 +66,11 @@ class AccessMiddleware:
         if self._key is not None and any(hmac.compare_digest(value, self._key) for value in shown):
             return True
         query = parse_qs(scope["query_string"].decode("latin-1"))
-        # A scraper's token is for the router's own metrics: `?model=` would load models.
-        for_metrics = self._metrics_token if path in _METRICS and "model" not in query else None
+        # A scraper's token is for the router's own metrics: `?model=` asks for a child's.
+        for_metrics = self._metrics_token if path in TAKING_METRICS_TOKEN and "model" not in query else None
         if for_metrics is not None and any(hmac.compare_digest(value, for_metrics) for value in shown):
             return True
-        return path in _STATUS_STREAMS and "ticket" in query and self._tickets.redeem(query["ticket"][0])
+        return path in TAKING_TICKETS and "ticket" in query and self._tickets.redeem(query["ticket"][0])
 
 
 def _digest(value: bytes) -> bytes:

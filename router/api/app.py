@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from router import __version__
 from router.api import openapi
 from router.api.access import AccessMiddleware
-from router.api.boundary import Boundary
+from router.api.boundary import Boundary, Identity
 from router.api.errors import add_error_handlers
 from router.api.routes import inference, live, management, models, monitoring, upstream
 from router.api.services import Services
@@ -40,13 +40,18 @@ def create_app(services: Services) -> FastAPI:
 
 
 def _middleware(services: Services) -> list[Middleware]:
-    """Preflights carry no key, so CORS stands before access; it also adds its headers to refusals that way."""
+    """CORS stands before access, since preflights carry no key, and before the boundary, so that no error lacks it."""
     origins = services.settings.api.cors_origins
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(origins),
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["x-request-id", "retry-after"],
+        expose_headers=["x-request-id", "request-id", "retry-after", "x-should-retry"],
     )
-    return [Middleware(Boundary), *([cors] if origins else []), Middleware(AccessMiddleware, services=services)]
+    return [
+        Middleware(Identity),
+        *([cors] if origins else []),
+        Middleware(Boundary),
+        Middleware(AccessMiddleware, services=services),
+    ]

@@ -1,4 +1,4 @@
-"""The outermost layer: request id, access log, and the boundary behind which no exception escapes."""
+"""The outermost layers: request id and access log, and inside of CORS the boundary that no exception passes."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class AbortFilter(logging.Filter):
         return record.msg != "ASGI callable returned without completing response."
 
 
-class Boundary:
-    """Pure ASGI, so that a client's disconnect stays visible to the handlers."""
+class Identity:
+    """Gives each request its id and its line in the access log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -56,11 +56,21 @@ class Boundary:
             await send(message)
 
         try:
-            await self._guarded(scope, receive, observed_send)
+            await self._app(scope, receive, observed_send)
         finally:
             _log_access(scope, context)
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+
+class Boundary:
+    """Turns every exception into an answer. Pure ASGI, so that a client's disconnect stays visible to the handlers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         context = context_of(scope)
         try:
             _check_size(scope)

@@ -8,8 +8,10 @@ from http import HTTPStatus
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import ALL_METHODS
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from router.api.context import context_of
@@ -66,13 +68,23 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return response_to(UnknownUrl(f"Unknown request URL: {where}. The known ones are at /docs."), request.scope)
     if error.status_code == 405:
-        allow = [method.strip() for method in (error.headers or {}).get("Allow", "").split(",")]
-        message = f"{where} is not allowed here; use {' or '.join(sorted(allow))}."
+        allow = _methods_of(request)
+        message = f"{where} is not allowed here; use {' or '.join(allow)}."
         return response_to(MethodNotAllowed(message, allow=allow), request.scope)
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
     code = HTTPStatus(error.status_code).name.lower()
     info = ErrorInfo(error.status_code, str(error.detail), kind, code, headers=dict(error.headers or {}))
     return response_to(info, request.scope)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """All methods of a path. The framework names those of one route, but a path may have several."""
+    routes = request.app.router.routes
+    return [
+        method
+        for method in ALL_METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

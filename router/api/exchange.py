@@ -10,10 +10,11 @@ from starlette.types import Receive, Scope, Send
 
 from router.api.context import context_of
 from router.api.disconnect import ClientDisconnected, DisconnectWatch
+from router.api.endpoints import Claim
 from router.api.services import Engine, Services
 from router.config import Settings
 from router.core.types import Priority
-from router.errors import InvalidRequest, ModelNotFound, RouterError
+from router.errors import InvalidRequest, ModelNotFound, ModelNotLoaded, RouterError
 from router.proxy.answer import Answer
 from router.proxy.dialect import ErrorInfo, error_event
 from router.proxy.relay import Call, relay
@@ -32,13 +33,12 @@ class Order:
     Attributes:
         model: canonical name.
         endpoint: the route it came by, as it is counted.
-        leased: False for a control call, which a ready replica answers without a slot, and which is not counted.
     """
 
     model: str
     priority: Priority
     endpoint: str
-    leased: bool
+    claim: Claim
     call: Call
 
 
@@ -76,7 +76,7 @@ async def exchange(services: Services, order: Order, scope: Scope, receive: Rece
         status = "cancelled"
         raise
     finally:
-        if order.leased:
+        if order.claim is Claim.SLOT:
             tokens = tap.tokens()
             services.telemetry.request_finished(
                 RequestRecord(
@@ -94,9 +94,16 @@ async def exchange(services: Services, order: Order, scope: Scope, receive: Rece
 
 
 async def _passed(engine: Engine, order: Order, answer: Answer, tap: UsageTap) -> None:
-    if not order.leased and (upstream := engine.upstream(order.model)) is not None:
-        await relay(upstream, order.call, answer, tap)
-        return
+    if order.claim is not Claim.SLOT:
+        if (upstream := engine.upstream(order.model)) is not None:
+            await relay(upstream, order.call, answer, tap)
+            return
+        if order.claim is Claim.NOTHING:
+            status = engine.view(order.model).status
+            raise ModelNotLoaded(
+                f"Model '{order.model}' is {status}, and this does not load it. POST /v1/models/load does.",
+                param="model",
+            )
     async with await engine.lease(order.model, order.priority) as lease:
         await relay(lease.upstream, order.call, answer, tap, lease)
 

@@ -1,4 +1,4 @@
-"""The OpenAPI page: what FastAPI knows of its own routes, and the relayed paths out of their table."""
+"""The OpenAPI page: what FastAPI knows of the router's own routes, and the relayed paths out of their table."""
 
 from __future__ import annotations
 
@@ -6,52 +6,45 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
 
-from router.api.endpoints import ENDPOINTS, Endpoint
+from router.api.access import OPEN, TAKING_METRICS_TOKEN, TAKING_TICKETS
+from router.api.endpoints import ANYTHING, ENDPOINTS, Claim, Endpoint, dialect_of
+from router.api.failures import MEANINGS
 from router.api.priority import HEADER
+from router.api.schemas import AnthropicError, Error
+from router.proxy.dialect import Dialect
 
 _DESCRIPTION = (
     "Relayed paths take what llama-server takes and answer what it answers, byte for byte. "
-    "Errors have OpenAI's shape with all four keys, on `/v1/messages` Anthropic's. "
-    "Every reply carries `x-request-id`."
+    "Errors have OpenAI's shape with all four keys, on `/v1/messages` and below Anthropic's. "
+    "Every reply carries `x-request-id`. "
+    "Without `API_KEY` clients on the router's own machine need no key."
 )
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
+_REF = "#/components/schemas/"
+_TAG = "relayed"
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "`API_KEY`"},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "`API_KEY`"},
+    "metrics-token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "`METRICS_TOKEN`, also as `x-api-key`; not with `?model=`",
+    },
+    "ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "ticket",
+        "description": "A single-use ticket of `POST /v1/stream-ticket`",
     },
 }
-_FAILURES = {
-    "400": "The request cannot be understood, or the model cannot do this",
-    "401": "No key, or a wrong one",
-    "403": "This peer may not come in",
-    "404": "No such model",
-    "413": "The body is larger than `api.max_body_mb`",
-    "429": "The model's queue is full; see `Retry-After`",
-    "502": "The model's server broke off",
-    "503": "No slot in time, or the model cannot be loaded; see `Retry-After` and `x-should-retry`",
-    "504": "No progress for `system.request_timeout_sec`",
-}
+_KEYS: list[dict[str, list[str]]] = [{"bearer": []}, {"x-api-key": []}]
 _PRIORITY = {
     "name": HEADER,
     "in": "header",
     "description": "Class in the queue. Without it `service_tier` decides: `priority` is high, `flex` is low.",
     "schema": {"type": "string", "enum": ["high", "normal", "low", "1", "2", "3"], "default": "normal"},
 }
-_MODEL = {"name": "model", "in": "query", "required": True, "schema": {"type": "string"}}
-_UPSTREAM = Endpoint(
-    "/upstream/{alias}/{path}", ("GET", "POST"), "query", leased=True, generates=False, summary="Anything of a child"
-)
 
 
 def install(app: FastAPI) -> None:
@@ -69,66 +62,89 @@ def _document(app: FastAPI) -> dict[str, Any]:
     found = get_openapi(
         title=app.title, version=app.version, summary=app.summary, description=_DESCRIPTION, routes=app.routes
     )
-    components = found.setdefault("components", {})
-    components.setdefault("schemas", {})["Error"] = _ERROR
-    components["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer"},
-        "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
-    }
-    found["security"] = [{"bearer": []}, {"x-api-key": []}]
-    for endpoint in (*ENDPOINTS, _UPSTREAM):
-        operations = found["paths"].setdefault(endpoint.path, {})
+    paths, components = found["paths"], found["components"]
+    _correct(paths, components["schemas"])
+    _, shapes = models_json_schema(
+        [(Error, "serialization"), (AnthropicError, "serialization")], ref_template=_REF + "{model}"
+    )
+    components["schemas"] |= shapes["$defs"]
+    components["securitySchemes"] = _SCHEMES
+    found["security"] = _KEYS
+    for endpoint in (*ENDPOINTS, *ANYTHING.values()):
+        operations = paths.setdefault(endpoint.path, {})
         operations.update({method.lower(): _operation(endpoint, method) for method in endpoint.methods})
-    _describe_own_errors(found["paths"])
     return found
+
+
+def _correct(paths: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """What FastAPI cannot know of its routes: who may come in, and that a wrong value is a 400 and no 422."""
+    for path, operations in paths.items():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            if path in OPEN:
+                operation["security"] = []
+                del operation["responses"]["401"], operation["responses"]["403"]
+            elif path in TAKING_METRICS_TOKEN | TAKING_TICKETS:
+                operation["security"] = _KEYS + _further_keys(path)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+
+
+def _further_keys(path: str) -> list[dict[str, list[str]]]:
+    takers = {"metrics-token": TAKING_METRICS_TOKEN, "ticket": TAKING_TICKETS}
+    return [{scheme: []} for scheme, taking in takers.items() if path in taking]
 
 
 def _operation(endpoint: Endpoint, method: str) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "tags": ["Relayed to the model"],
+        "tags": [_TAG],
         "summary": endpoint.summary,
         "operationId": f"{method.lower()}{endpoint.path}",
         "parameters": _parameters(endpoint),
-        "responses": {"200": _answer(endpoint)} | _failures(),
+        "responses": {"200": _answer(endpoint)} | _failures(endpoint),
     }
     if method == "POST":
-        found["requestBody"] = {"required": True, "content": _request(endpoint)}
+        found["requestBody"] = _request(endpoint)
     return found
 
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
-    if endpoint is _UPSTREAM:
-        in_path = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in ("alias", "path")
-        ]
-        return [*in_path, _PRIORITY]
-    return [_MODEL, _PRIORITY] if endpoint.model_in == "query" else [_PRIORITY]
+    places = {"query": [("query", "model")], "path": [("path", "alias"), ("path", "path")]}
+    named = [
+        {"name": name, "in": place, "required": True, "schema": {"type": "string"}}
+        for place, name in places.get(endpoint.model_in, [])
+    ]
+    return named if endpoint.claim is Claim.NOTHING else [*named, _PRIORITY]
 
 
 def _request(endpoint: Endpoint) -> dict[str, Any]:
+    if endpoint.model_in == "path":
+        return {"required": False, "content": {"*/*": {"schema": {}}}}
     if endpoint.model_in == "query":
-        return {"application/json": {"schema": {}}}
+        return {"required": True, "content": {"application/json": {"schema": {"type": "array"}}}}
     kind = "application/json" if endpoint.model_in == "json" else "multipart/form-data"
     named = {"type": "object", "required": ["model"], "properties": {"model": {"type": "string"}}}
-    return {kind: {"schema": named | {"additionalProperties": True}}}
+    return {"required": True, "content": {kind: {"schema": named | {"additionalProperties": True}}}}
 
 
 def _answer(endpoint: Endpoint) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": {}}}
-    if endpoint.model_in != "query":
-        content["text/event-stream"] = {"schema": {"type": "string"}}
-    return {"description": "The model's own answer", "content": content}
+    kinds = {"path": ["*/*"], "query": ["application/json"]}.get(
+        endpoint.model_in, ["application/json", "text/event-stream"] if endpoint.generates else ["application/json"]
+    )
+    return {"description": "The model's own answer", "content": {kind: {"schema": {}} for kind in kinds}}
 
 
-def _failures() -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    return {status: {"description": text, "content": content} for status, text in _FAILURES.items()}
+def _failures(endpoint: Endpoint) -> dict[str, Any]:
+    content = {"application/json": {"schema": _error_schema(endpoint)}}
+    # What does without a slot never meets the queue.
+    left_out = {429, 504} if endpoint.claim is Claim.NOTHING else set()
+    told = {str(status): text for status, text in MEANINGS.items() if status not in left_out}
+    told["default"] = "An error of the model's server, with its status"
+    return {status: {"description": text, "content": content} for status, text in told.items()}
 
 
-def _describe_own_errors(paths: dict[str, Any]) -> None:
-    """FastAPI announces `{"detail": …}` with 422 for its own routes; the router answers 400 in OpenAI's shape."""
-    told = _failures()
-    for operations in paths.values():
-        for operation in operations.values():
-            if operation["responses"].pop("422", None) is not None:
-                operation["responses"]["400"] = told["400"]
+def _error_schema(endpoint: Endpoint) -> dict[str, Any]:
+    ours, anthropics = {"$ref": _REF + Error.__name__}, {"$ref": _REF + AnthropicError.__name__}
+    if endpoint.model_in == "path":
+        return {"oneOf": [ours, anthropics]}
+    return anthropics if dialect_of(endpoint.path) is Dialect.ANTHROPIC else ours

@@ -43,17 +43,36 @@ class WallClock:
         return datetime.fromtimestamp(round(moment + self._offset, 3), UTC)
 
 
-class ErrorBody(Schema):
+class _Told(BaseModel):
+    """A part of an error; one of a model's server may have further fields."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class ErrorDetail(_Told):
     message: str
     type: str
     param: str | None
     code: str | None
 
 
-class ErrorEnvelope(Schema):
+class Error(_Told):
     """OpenAI's shape."""
 
-    error: ErrorBody
+    error: ErrorDetail
+
+
+class AnthropicErrorDetail(_Told):
+    type: str
+    message: str
+
+
+class AnthropicError(_Told):
+    """Anthropic's shape."""
+
+    type: Literal["error"]
+    error: AnthropicErrorDetail
+    request_id: str
 
 
 class LoadRequest(_Request):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp
 from router.api.boundary import AbortFilter
 
 _BACKLOG = 2048
+_LAST_WORDS_SEC = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -45,11 +47,17 @@ class Server(uvicorn.Server):
     Args:
         on_listening: called once requests are accepted.
         on_exit: called at the first signal, before connections are waited for.
-        drain: seconds that open requests may take after it.
+        on_deadline: called when open requests have not finished `drain` seconds later.
     """
 
     def __init__(
-        self, app: ASGIApp, *, on_listening: Callable[[], None], on_exit: Callable[[], None], drain: float
+        self,
+        app: ASGIApp,
+        *,
+        on_listening: Callable[[], None],
+        on_exit: Callable[[], None],
+        on_deadline: Callable[[], None],
+        drain: float,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -61,12 +69,15 @@ class Server(uvicorn.Server):
                 date_header=True,
                 proxy_headers=False,
                 timeout_keep_alive=75,
-                timeout_graceful_shutdown=round(drain),
+                # Its own way out cuts connections without a word, so it comes after `on_deadline`.
+                timeout_graceful_shutdown=math.ceil(drain + _LAST_WORDS_SEC),
                 ws="none",
             )
         )
         self._on_listening = on_listening
         self._on_exit = on_exit
+        self._on_deadline = on_deadline
+        self._drain = drain
         errors = logging.getLogger("uvicorn.error")
         errors.setLevel(logging.WARNING)  # its start and stop are told in our own words
         errors.addFilter(AbortFilter())
@@ -98,4 +109,5 @@ class Server(uvicorn.Server):
             self.force_exit = True
             return
         self._on_exit()
+        asyncio.get_running_loop().call_later(self._drain, self._on_deadline)
         self.should_exit = True

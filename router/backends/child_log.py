@@ -44,16 +44,18 @@ class ChildLog:
 
     Args:
         path: the file; its predecessor is kept as `<path>.1`.
-        secrets: strings that are blotted out of every line.
+        secrets: strings that are blotted out of every line; `redact` adds to them.
     """
 
     def __init__(
         self, path: Path, *, secrets: Sequence[str] = (), max_bytes: int = MAX_FILE_BYTES, ring_lines: int = RING_LINES
     ) -> None:
         self.path = path
-        self._secrets = tuple(secret.encode() for secret in secrets if secret)
+        self._secrets: tuple[bytes, ...] = ()
         # Kept of an over-long line, so that a secret at the place of the cut is still seen whole.
-        self._margin = max((len(secret) for secret in self._secrets), default=0)
+        self._margin = 0
+        for secret in secrets:
+            self.redact(secret)
         self._max_bytes = max_bytes
         self._ring: deque[str] = deque(maxlen=ring_lines)
         self._partial = bytearray()
@@ -62,6 +64,12 @@ class ChildLog:
         self._size = 0
         self._retry_at = 0.0
         self._closed = False
+
+    def redact(self, secret: str) -> None:
+        """Blot this string out of every line from now on."""
+        if secret:
+            self._secrets += (secret.encode(),)
+            self._margin = max(map(len, self._secrets))
 
     def feed(self, data: bytes) -> None:
         """The next chunk of output."""

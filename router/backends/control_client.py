@@ -20,10 +20,14 @@ class NotOurs(Exception):
 
 
 class ControlClient:
-    """Every call has a deadline of its own; `port` may differ from call to call until the child has settled."""
+    """Every call has a deadline of its own; `port` may differ from call to call until the child has settled.
+
+    Attributes:
+        key: what the child demands. Told to nobody before it is proved that the listener refuses another one.
+    """
 
     def __init__(self, key: str) -> None:
-        self._key = key
+        self.key = key
         # No proxy of the environment stands between us and loopback; no pool limit that a cancelled call could eat up.
         self._http = httpx.AsyncClient(
             timeout=_TIMEOUT_SEC,
@@ -35,7 +39,7 @@ class ControlClient:
     async def healthy(self, port: int) -> bool:
         """Whether `/health` says 200; it says 503 while the model loads. Never raises."""
         try:
-            return (await self._get(port, "/health", self._key)).status_code == httpx.codes.OK
+            return (await self._get(port, "/health")).status_code == httpx.codes.OK
         except OSError:
             return False
 
@@ -45,20 +49,19 @@ class ControlClient:
         The right key must be served and a wrong one refused: a server without a key would accept both. Raises NotOurs,
         or OSError when it does not answer.
         """
-        right = await self._get(port, "/props", self._key)
         wrong = await self._get(port, "/props", secrets.token_urlsafe(16))
-        if right.status_code != httpx.codes.OK or wrong.status_code != httpx.codes.UNAUTHORIZED:
-            raise NotOurs(
-                f"another server answers on port {port}: /props says {right.status_code} to the child's key "
-                f"and {wrong.status_code} to a wrong one, where 200 and 401 were expected"
-            )
+        if wrong.status_code != httpx.codes.UNAUTHORIZED:
+            raise NotOurs(f"another server answers on port {port}: {_said(wrong)} to a wrong key, and not 401")
+        right = await self._get(port, "/props", self.key)
+        if right.status_code != httpx.codes.OK:
+            raise NotOurs(f"another server answers on port {port}: {_said(right)} to the child's key, and not 200")
         slots = _json(right)
         total = slots.get("total_slots") if isinstance(slots, dict) else None
         return total if isinstance(total, int) and total > 0 else expected_slots
 
     async def slots(self, port: int) -> tuple[SlotReading, ...]:
         """Raises OSError (TimeoutError is one) when they cannot be had."""
-        response = await self._get(port, "/slots", self._key)
+        response = await self._get(port, "/slots", self.key)
         if response.status_code != httpx.codes.OK:
             raise ConnectionError(f"/slots answered {response.status_code}")
         return parse_slots(_json(response))
@@ -66,9 +69,10 @@ class ControlClient:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def _get(self, port: int, path: str, key: str) -> httpx.Response:
+    async def _get(self, port: int, path: str, key: str | None = None) -> httpx.Response:
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
         try:
-            return await self._http.get(f"http://{LOOPBACK}:{port}{path}", headers={"authorization": f"Bearer {key}"})
+            return await self._http.get(f"http://{LOOPBACK}:{port}{path}", headers=headers)
         except httpx.TimeoutException as error:
             raise TimeoutError(f"{path} gave no answer within {_TIMEOUT_SEC:g} s") from error
         # RuntimeError is what httpx says when it has been closed meanwhile.
@@ -98,6 +102,10 @@ def parse_slots(document: Any) -> tuple[SlotReading, ...]:
 def _decoded(next_token: Any) -> int:
     parts = next_token if isinstance(next_token, list) else [next_token or {}]
     return sum(int(part.get("n_decoded", 0)) for part in parts)
+
+
+def _said(response: httpx.Response) -> str:
+    return f"{response.url.path} says {response.status_code}"
 
 
 def _json(response: httpx.Response) -> Any:

@@ -55,9 +55,13 @@ class LlamaServerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A process and the port it was told to listen on."""
+    """A process, the port it was told to listen on, and the key it demands there.
+
+    Each process has a key of its own: whoever took the port of the last one may have been shown the last key.
+    """
 
     port: int
+    key: str
     process: ChildProcess
 
 
@@ -77,7 +81,6 @@ class LlamaServerChild:
         spawned: Spawned,
         *,
         name: str,
-        key: str,
         expected_slots: int,
         log: ChildLog,
         ports: PortPool,
@@ -86,14 +89,13 @@ class LlamaServerChild:
     ) -> None:
         self._now = spawned
         self._name = name
-        self._key = key
         self._expected_slots = expected_slots
         self._log = log
         self._ports = ports
         self._respawn = respawn
         self._stranger_patience = stranger_patience
         self._stopping = False
-        self._control = ControlClient(key)
+        self._control = ControlClient(spawned.key)
         self._session = _data_session()
         self._life = asyncio.create_task(self._live(), name=f"life of {name} {spawned.process.pid}")
 
@@ -107,7 +109,7 @@ class LlamaServerChild:
 
     @property
     def upstream(self) -> Upstream:
-        return Upstream(f"http://{LOOPBACK}:{self.port}", self._session, f"Bearer {self._key}")
+        return Upstream(f"http://{LOOPBACK}:{self.port}", self._session, f"Bearer {self._now.key}")
 
     async def ready(self) -> int:
         """See `Child.ready`."""
@@ -168,7 +170,7 @@ class LlamaServerChild:
         self._log.start_over()
         spawned = await self._respawn()
         self._ports.give_back(self.port)
-        self._now = spawned
+        self._now, self._control.key = spawned, spawned.key
         if self._stopping:
             await spawned.process.stop(grace=0)
 
@@ -252,18 +254,10 @@ class LlamaServerLauncher:
         """See `Launcher.launch`."""
         capabilities = await self.prepare()
         spec = self._specs[model]
-        key = secrets.token_urlsafe(32)
-        env = child_environment(
-            spec.env,
-            key=key,
-            gpus=[int(device.removeprefix("gpu:")) for device in placement.gpus],
-            hide_gpus=self._gpus_present,
-            embedded=capabilities.kind == "embedded",
-        )
-        log = ChildLog(self._state_dir / "logs" / log_file_name(model), secrets=(key,))
+        log = ChildLog(self._state_dir / "logs" / log_file_name(model))
 
         async def spawn() -> Spawned:
-            return await self._spawn(capabilities, model, env, log)
+            return await self._spawn(capabilities, model, placement, log)
 
         try:
             spawned = await spawn()
@@ -275,7 +269,6 @@ class LlamaServerLauncher:
         return LlamaServerChild(
             spawned,
             name=capabilities.name,
-            key=key,
             expected_slots=spec.slots,
             log=log,
             ports=self._ports,
@@ -283,13 +276,21 @@ class LlamaServerLauncher:
             stranger_patience=self._stranger_patience,
         )
 
-    async def _spawn(self, capabilities: Capabilities, model: str, env: Mapping[str, str], log: ChildLog) -> Spawned:
+    async def _spawn(self, capabilities: Capabilities, model: str, placement: Placement, log: ChildLog) -> Spawned:
         """Spawn on a port that is free now. Raises LaunchError; then nothing is left of it."""
         port = self._ports.take()
+        key = secrets.token_urlsafe(32)
+        log.redact(key)
         try:
             process = await ChildProcess.start(
                 self._argv(capabilities, model, port),
-                env=env,
+                env=child_environment(
+                    self._specs[model].env,
+                    key=key,
+                    gpus=[int(device.removeprefix("gpu:")) for device in placement.gpus],
+                    hide_gpus=self._gpus_present,
+                    embedded=capabilities.kind == "embedded",
+                ),
                 cwd=self._make_working_dir(),
                 output=log.feed,
                 guard=self._guard,
@@ -301,7 +302,7 @@ class LlamaServerLauncher:
                 raise LaunchError(f"cannot start {capabilities.name}: {error.strerror or error}") from error
             raise
         log.note(f"{capabilities.name} started, pid {process.pid}, port {port}")
-        return Spawned(port, process)
+        return Spawned(port, key, process)
 
     def _make_working_dir(self) -> Path:
         try:

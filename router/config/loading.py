@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from router.config.settings import Settings, assemble, with_absolute_paths
 from router.errors import ConfigError, Problem
 
 DEFAULT_FILE = "config.json"
+
+
+_NAME_A_FILE = "copy config.example.json, or correct the path"
 
 
 def config_file(config_path: Path | None, environ: Mapping[str, str], cwd: Path | None = None) -> Path | None:
@@ -33,7 +37,7 @@ def config_file(config_path: Path | None, environ: Mapping[str, str], cwd: Path 
 def _named(path: Path, by: str, cwd: Path) -> Path:
     file = absolute(path, cwd)
     if not file.is_file():
-        raise ConfigError(str(file), [Problem(by, "no such file", "copy config.example.json, or correct the path")])
+        raise ConfigError(str(file), [Problem(by, "not a file" if file.exists() else "no such file", _NAME_A_FILE)])
     return file
 
 
@@ -66,6 +70,7 @@ def load_settings(
     system = _override_system(with_absolute_paths(document.system, folder, cwd), overrides)
     if source and not document.models:
         problems += _nothing_to_serve(system)
+    problems += _binary_problems(system, "LLAMA_SERVER_PATH" if overrides.llama_server_path else None)
     return assemble(
         api=_override_api(document.api, overrides),
         system=system,
@@ -86,6 +91,16 @@ def _nothing_to_serve(system: SystemConfig) -> list[Problem]:
     if system.base_models_path is None and system.discover_models is None:
         return [Problem("models", "no models, and no folder to look in", "add one, or set system.base_models_path")]
     return []
+
+
+def _binary_problems(system: SystemConfig, variable: str | None) -> list[Problem]:
+    """A llama-server that was named must be there; one that is not is looked for at the first use."""
+    path = system.llama_server_path
+    if path is None or (path.is_file() and os.access(path, os.X_OK)):
+        return []
+    fault = "is not a program that can be run" if path.exists() else "no such file"
+    where = variable or "system.llama_server_path"
+    return [Problem(where, f"{fault}: {path}", "name llama-server itself, or leave it out for the embedded llama.cpp")]
 
 
 def _override_api(api: ApiConfig, overrides: Overrides) -> ApiConfig:

@@ -72,6 +72,8 @@ def _check_flag(value: str) -> str:
         raise refuse("expected text that a command line can hold: no NUL, no half of a surrogate pair")
     if rule := owned_flag(value):
         raise refuse(f"{flag_name(value)} belongs to the router", rule.why)
+    if two := re.fullmatch(r"(--?[a-z][\w-]*)\s+(\S+)", value):
+        raise refuse("a flag and its value are two elements of the list", f'write "{two[1]}", "{two[2]}"')
     return value
 
 

@@ -108,6 +108,8 @@ def _with_value(details: ErrorDetails, location: Location) -> str:
 
 
 def _type_hint(kind: str, value: Any) -> str:
+    if kind == "string_type" and isinstance(value, (int, float)):
+        return f'write "{json.dumps(value)}" with quotes'
     if not isinstance(value, str):
         return ""
     if kind in {"int_type", "float_type"} and re.fullmatch(r"-?\d+(\.\d+)?", value):
@@ -136,7 +138,7 @@ def _nearest_key(location: Location) -> str:
 
 
 def _keys(section: str) -> list[str]:
-    model = SECTIONS[section]
+    model = SECTIONS.get(section)
     return list(model.model_fields) if model else []
 
 
@@ -147,7 +149,8 @@ def _field(location: Location) -> int | str | None:
 
 def _is_secret(value: Any, location: Location) -> bool:
     field = _field(list(location))
-    suspects = [*location[-1:], *([value] if field == "flags" else [])]
+    known = len(location) > 1 and location[-1] in _keys(str(location[0]))  # no key of ours holds a secret
+    suspects = [*([] if known else location[-1:]), *([value] if field == "flags" else [])]
     return field == "env" or any(isinstance(one, str) and _SECRET.search(one) for one in suspects)
 
 

@@ -71,6 +71,13 @@ class _Room:
         """Where the model fits once all that is leaving, and these others, are gone."""
         if self.places + self.coming_places + len(without) <= 0:
             return None
+        return self._fit(model, without)
+
+    def fit_in_the_end(self, model: Model, residents: Sequence[Replica]) -> Placement | None:
+        """Where the model would go if all residents left."""
+        return self._fit(model, residents)
+
+    def _fit(self, model: Model, without: Sequence[Replica]) -> Placement | None:
         free: dict[DeviceId, int] = {device: amount + self.coming[device] for device, amount in self.free.items()}
         for replica in without:
             for device, amount in self._ledger.booked(replica.id).items():
@@ -114,25 +121,32 @@ def _plan_one(state: State, model: Model, room: _Room, result: Plan, now: float)
         result.reservations.append((model, found))
     elif (later := room.fit_later(model)) is not None:
         room.take(later)
-    elif not model.queue and model.want is Want.IF_ROOM:
+    elif not model.queue and model.want is not Want.OPERATOR:
         result.dropped.append(model)
     else:
         _make_room(state, model, room, result, now)
 
 
 def _make_room(state: State, model: Model, room: _Room, result: Plan, now: float) -> None:
-    chosen = {replica.id for replica, _ in result.victims}
+    chosen = _ids(result.victims)
     idle, busy = _candidates(state, model, result, now)
     candidates = [replica for replica in (*idle, *busy) if replica.id not in chosen]
     victims = choose_victims(candidates, lambda taken: room.fit_later(model, taken) is not None)
-    if victims is None:
+    if victims is None and model.urgency() > now:
         return
-    for victim in victims:
+    # One whose deadline has passed takes what it can get now and keeps it from those behind: else each piece that
+    # comes free would go to a smaller model, and a large one would never find all of its pieces free at once.
+    for victim in candidates if victims is None else victims:
         room.expect(victim)
         result.victims.append((victim, model.spec.name))
-    later = room.fit_later(model)
+    staying = [r for r in state.replicas.values() if r.state not in LEAVING and r.id not in _ids(result.victims)]
+    later = room.fit_later(model) or room.fit_in_the_end(model, staying)
     if later is not None:
         room.take(later)
+
+
+def _ids(victims: Iterable[tuple[Replica, str]]) -> set[int]:
+    return {replica.id for replica, _ in victims}
 
 
 def _candidates(state: State, model: Model, result: Plan, now: float) -> tuple[list[Replica], list[Replica]]:
@@ -146,12 +160,12 @@ def _candidates(state: State, model: Model, result: Plan, now: float) -> tuple[l
             continue
         if other.is_idle:
             idle.append(replica)
-        elif urgency < other.urgency():
+        else:
             due = max(urgency, replica.ready + state.policy.min_residency)
-            if due <= now:
-                busy.append((other.urgency(), replica))
-            elif due != math.inf:
+            if now < due < math.inf:
                 result.wake_by(due)
+            elif due <= now and urgency < other.urgency():
+                busy.append((other.urgency(), replica))
     idle.sort(key=lambda replica: replica.last_used)
     busy.sort(key=lambda entry: (-entry[0], entry[1].last_used))
     return idle, [replica for _, replica in busy]

@@ -17,8 +17,9 @@ class Want(IntEnum):
     """How much a model is wanted in memory though nobody waits for it."""
 
     NO = 0
-    IF_ROOM = 1  # preload, restart after a crash: never at another's cost
-    EVICT_IDLE = 2  # asked for by an operator
+    PRELOAD = 1  # at the start, if there is room
+    RESTART = 2  # after a crash, if there is room; tried again until the model is given up
+    OPERATOR = 3  # asked for: idle ones make room
 
 
 @dataclass(slots=True)
@@ -71,6 +72,8 @@ class Model:
 
     @property
     def status(self) -> Status:
+        if self.is_hungry:
+            return Status.LOADING  # it waits for room
         return outward(None if self.replica is None else self.replica.state, self.health)
 
     @property
@@ -136,3 +139,7 @@ class State:
             replica.state is ReplicaState.RESERVED or replica.makes_room_for is not None
             for replica in self.replicas.values()
         )
+
+    def somebody_is_overdue(self, now: float) -> bool:
+        """Whether a model without a replica has a waiter whose virtual deadline has passed."""
+        return any(model.is_hungry and model.urgency() <= now for model in self.models.values())

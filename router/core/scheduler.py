@@ -9,14 +9,15 @@ import math
 from collections.abc import Iterable, Mapping
 
 from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
+from router.core.fleet import Fleet
 from router.core.learning import observed_need
 from router.core.ledger import Ledger
-from router.core.lifecycle import Health, ReplicaState
-from router.core.plan import plan, startable
+from router.core.lifecycle import LEAVING, Health, ReplicaState
+from router.core.outbox import Outbox
+from router.core.plan import plan
 from router.core.queue import LazyHeap
 from router.core.records import Model, Replica, State, Want
 from router.core.types import (
-    Changed,
     Command,
     Device,
     DeviceId,
@@ -27,13 +28,10 @@ from router.core.types import (
     LeaseId,
     ModelSpec,
     ModelView,
-    Placement,
     Policy,
     Reject,
     RejectCode,
     ReplicaId,
-    Start,
-    Stop,
     Ticket,
     TicketId,
     WakeAt,
@@ -52,11 +50,10 @@ class Scheduler:
         self._ledger = self._state.ledger
         self._leases: dict[LeaseId, Replica] = {}
         self._expiries: LazyHeap[Ticket] = LazyHeap()
-        self._replica_ids = 0
         self._lease_ids = 0
         self._closing = False
-        self._out: list[Command] = []
-        self._changed: dict[str, None] = {}
+        self._out = Outbox()
+        self._fleet = Fleet(self._state, self._out)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -66,19 +63,20 @@ class Scheduler:
         replica = model.replica
         if replica is not None and replica.has_free_slot and not model.queue and not self._closing:
             self._grant(replica, ticket, now)
-            return self._flush()
+            return self._out.flush()
         refused = refusal(model, ticket, self._policy, now, closing=self._closing)
         if refused is not None:
-            self._out.append(refused)
-            return self._flush()
+            self._out.add(refused)
+            return self._out.flush()
         if model.health is not Health.AVAILABLE:
             self._recover(model)
         model.queue.push(ticket)
         self._expiries.push(ticket.deadline, ticket.id, ticket)
         if model.is_hungry:
+            self._out.touch(model)
             self._replan(now)
         self._wake(now)
-        return self._flush()
+        return self._out.flush()
 
     def cancel(self, ticket: TicketId, now: float) -> list[Command]:
         """A waiter has gone."""
@@ -87,8 +85,9 @@ class Scheduler:
             model = self._models[found.model]
             model.queue.discard(ticket)
             if not model.queue:
+                self._out.touch(model)
                 self._replan(now)
-        return self._flush()
+        return self._out.flush()
 
     def end(self, lease: LeaseId, now: float) -> list[Command]:
         """A lease is over and its slot is idle; unknown leases (of dead replicas) are ignored."""
@@ -100,21 +99,32 @@ class Scheduler:
         replica.last_used = model.last_used = now
         if model.queue:
             self._serve(model, now)
-        if not replica.leases:
-            if replica.state is ReplicaState.DRAINING:
-                self._stop(replica, force=False)
-            elif not model.queue:
-                self._replan(now)
-                self._wake(now)
-        return self._flush()
+        if replica.state is ReplicaState.DRAINING and not replica.leases:
+            self._fleet.stop(replica, force=False)
+        elif model.is_idle or self._state.somebody_is_overdue(now):
+            return self._conclude(now)  # it may have to make room
+        return self._out.flush()
 
     # -- replicas ----------------------------------------------------------------------------------------------------
 
-    def replica_ready(self, replica_id: ReplicaId, slots: int, now: float) -> list[Command]:
-        """A child serves. Its waiters are granted before anything else is decided."""
+    def replica_ready(
+        self,
+        replica_id: ReplicaId,
+        slots: int,
+        now: float,
+        *,
+        readings: Iterable[DeviceReading],
+        usage: Mapping[DeviceId, int],
+    ) -> list[Command]:
+        """A child serves. Its waiters are granted before anything else is decided.
+
+        The devices' readings and what the child holds are of the same moment, after its load.
+        """
         replica = self._replicas.get(replica_id)
         if replica is None or replica.state is not ReplicaState.STARTING:
             return []
+        self._ledger.observe_devices(readings)
+        self._ledger.observe_replica(replica_id, usage)
         replica.to(ReplicaState.READY)
         replica.ready = replica.last_used = now
         replica.slots = slots
@@ -123,7 +133,7 @@ class Scheduler:
         model.reason = ""
         self._ledger.settle(replica_id)
         self._learn(model, replica)
-        self._touch(model)
+        self._out.touch(model)
         self._serve(model, now)
         return self._conclude(now)
 
@@ -146,16 +156,22 @@ class Scheduler:
             elif before is ReplicaState.READY:
                 self._crashed(model, replica, reason, now)
         self._learn(model, replica)
-        self._touch(model)
+        self._out.touch(model)
         self._wake(now)
-        return self._flush()
+        return self._out.flush()
 
-    def replica_reclaimed(self, replica_id: ReplicaId, now: float) -> list[Command]:
-        """A dead replica's memory is free again, or nobody waits for that any longer."""
+    def replica_reclaimed(
+        self, replica_id: ReplicaId, now: float, *, readings: Iterable[DeviceReading]
+    ) -> list[Command]:
+        """A dead replica's memory is free again, or nobody waits for that any longer.
+
+        Its booking goes together with readings taken since: older ones would still count the dead child as using it.
+        """
         replica = self._replicas.get(replica_id)
         if replica is None or replica.state is not ReplicaState.RECLAIMING:
             return []
-        self._remove(replica)
+        self._ledger.observe_devices(readings)
+        self._fleet.remove(replica)
         return self._conclude(now)
 
     def memory_observed(
@@ -165,19 +181,22 @@ class Scheduler:
         self._ledger.observe_devices(readings)
         for replica_id, held in usage.items():
             self._ledger.observe_replica(replica_id, held)
-        if any(model.is_hungry for model in self._models.values()):
-            self._replan(now)
-        return self._flush()
+        self._replan(now)
+        return self._out.flush()
 
     # -- operators ---------------------------------------------------------------------------------------------------
 
     def load(self, name: str, now: float, *, evict: bool = True) -> list[Command]:
         """Bring a model into memory though nobody waits; `evict` lets idle ones make room. A FAILED one stays so."""
-        model = self._models[name]
+        model, replica = self._models[name], self._models[name].replica
         if model.health is Health.BACKOFF:
             self._recover(model)
-        if model.replica is None or model.replica.state in (ReplicaState.STOPPING, ReplicaState.RECLAIMING):
-            model.want = max(model.want, Want.EVICT_IDLE if evict else Want.IF_ROOM)
+        if replica is not None and replica.state is ReplicaState.DRAINING and replica.makes_room_for is None:
+            self._revive(replica, now)
+        elif replica is None or replica.state in LEAVING:
+            model.want = max(model.want, Want.OPERATOR if evict else Want.PRELOAD)
+            if model.health is Health.AVAILABLE:
+                model.reason = ""
         return self._conclude(now)
 
     def eject(self, name: str, now: float, *, force: bool) -> list[Command]:
@@ -190,11 +209,10 @@ class Scheduler:
         if replica is not None:
             if force and replica.state in (ReplicaState.READY, ReplicaState.DRAINING):
                 replica.reason = "ejected"
-                self._stop(replica, force=True)
+                self._fleet.stop(replica, force=True)
             else:
-                self._let_go(replica, "ejected")
-        self._wake(now)
-        return self._flush()
+                self._fleet.let_go(replica, "ejected")
+        return self._conclude(now)
 
     def reset(self, name: str, now: float) -> list[Command]:
         """Forget a model's failures."""
@@ -211,8 +229,8 @@ class Scheduler:
             model.want = Want.NO
             self._reject_waiters(model, RejectCode.SHUTTING_DOWN, SHUTTING_DOWN, RETRY_ELSEWHERE)
             if model.replica is not None:
-                self._let_go(model.replica, "shutting down")
-        return self._flush()
+                self._fleet.let_go(model.replica, "shutting down")
+        return self._out.flush()
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -222,7 +240,7 @@ class Scheduler:
             self._expire(head[1], now)
         for model in self._models.values():
             if model.idle_deadline() <= now and model.replica is not None:
-                self._let_go(model.replica, "idle")
+                self._fleet.let_go(model.replica, "idle")
             if model.health is Health.BACKOFF and model.retry_deadline() <= now:
                 self._recover(model)
         return self._conclude(now)
@@ -237,8 +255,6 @@ class Scheduler:
     def replicas(self) -> Mapping[ReplicaId, Replica]:
         """Replicas that still hold a booking."""
         return self._replicas
-
-    # -- decisions on requests ---------------------------------------------------------------------------------------
 
     def _serve(self, model: Model, now: float) -> None:
         replica = model.replica
@@ -256,89 +272,49 @@ class Scheduler:
         replica.last_used = now
         self._models[replica.model].last_used = now
         self._leases[lease] = replica
-        self._out.append(Grant(ticket.id, lease, replica.id, replica.model))
+        self._out.add(Grant(ticket.id, lease, replica.id, replica.model))
 
     def _expire(self, ticket: Ticket, now: float) -> None:
         model = self._models[ticket.model]
         self._expiries.discard(ticket.id)
         model.queue.discard(ticket.id)
-        self._out.append(timed_out(model, ticket, now))
+        self._out.add(timed_out(model, ticket, now))
+        self._out.touch(model)
 
     def _reject_waiters(self, model: Model, code: RejectCode, message: str, retry_after: float | None = None) -> None:
         while (ticket := model.queue.pop()) is not None:
             self._expiries.discard(ticket.id)
-            self._out.append(Reject(ticket.id, model.spec.name, code, message, retry_after))
+            self._out.add(Reject(ticket.id, model.spec.name, code, message, retry_after))
 
     # -- decisions on replicas ---------------------------------------------------------------------------------------
 
     def _replan(self, now: float) -> None:
         if self._closing or not self._state.has_open_questions():
             return
+        self._fleet.drop_unwanted()
         decided = plan(self._state, now)
         for replica in decided.revived:
-            replica.to(ReplicaState.READY)
-            replica.reason, replica.makes_room_for = "", None
-            self._touch(self._models[replica.model])
-            self._serve(self._models[replica.model], now)
+            self._revive(replica, now)
         for model, message in decided.impossible:
             model.want, model.reason = Want.NO, f"cannot fit: {message}"
             self._reject_waiters(model, RejectCode.TOO_LARGE, f"Model '{model.spec.name}' {model.reason}")
+            self._out.touch(model)
         for model in decided.dropped:
             model.want, model.reason = Want.NO, "was not loaded: there was no room without evicting another"
+            self._out.touch(model)
         for model, placement in decided.reservations:
-            self._reserve(model, placement, now)
+            self._fleet.reserve(model, placement, now)
         for replica, for_model in decided.victims:
-            self._out.append(Evicted(replica.model, for_model))
+            self._out.add(Evicted(replica.model, for_model))
             replica.makes_room_for = for_model
-            self._let_go(replica, f"makes room for {for_model}")
+            self._fleet.let_go(replica, f"makes room for {for_model}")
         if decided.wake is not None:
-            self._out.append(WakeAt(decided.wake))
-        self._start_reserved(now)
+            self._out.add(WakeAt(decided.wake))
+        self._fleet.start_reserved(now)
 
-    def _reserve(self, model: Model, placement: Placement, now: float) -> None:
-        self._replica_ids += 1
-        replica = Replica(self._replica_ids, model.spec.name, placement, model.spec.slots, created=now)
-        self._replicas[replica.id] = replica
-        self._ledger.book(replica.id, placement)
-        model.replica, model.reason = replica, ""
-        self._touch(model)
-
-    def _start_reserved(self, now: float) -> None:
-        chosen, wake = startable(self._state, now)
-        for replica in chosen:
-            replica.to(ReplicaState.STARTING)
-            replica.started = now
-            self._out.append(Start(replica.id, replica.model, replica.placement))
-        if wake is not None:
-            self._out.append(WakeAt(wake))
-
-    def _let_go(self, replica: Replica, reason: str) -> None:
-        """Lead a replica out of memory by the gentlest way its state allows."""
-        replica.reason = reason
-        if replica.state is ReplicaState.RESERVED:
-            self._remove(replica)
-        elif replica.state is ReplicaState.STARTING:
-            self._stop(replica, force=True)
-        elif replica.state is ReplicaState.READY:
-            replica.to(ReplicaState.DRAINING)
-            self._touch(self._models[replica.model])
-            if not replica.leases:
-                self._stop(replica, force=False)
-        elif replica.state is ReplicaState.DRAINING:
-            replica.makes_room_for = None  # whoever asked now does not want it back
-
-    def _stop(self, replica: Replica, *, force: bool) -> None:
-        replica.to(ReplicaState.STOPPING)
-        self._touch(self._models[replica.model])
-        self._out.append(Stop(replica.id, replica.model, force, replica.reason))
-
-    def _remove(self, replica: Replica) -> None:
-        replica.to(ReplicaState.GONE)
-        del self._replicas[replica.id]
-        self._ledger.release(replica.id)
-        model = self._models[replica.model]
-        model.replica = None
-        self._touch(model)
+    def _revive(self, replica: Replica, now: float) -> None:
+        self._fleet.revive(replica)
+        self._serve(self._models[replica.model], now)
 
     def _learn(self, model: Model, replica: Replica) -> None:
         if replica.ready is not None:
@@ -347,6 +323,8 @@ class Scheduler:
     # -- failures ----------------------------------------------------------------------------------------------------
 
     def _load_failed(self, model: Model, reason: str, now: float, *, timed_out: bool) -> None:
+        if model.want is not Want.RESTART:
+            model.want = Want.NO  # whoever wanted it has been told
         model.note_failure(f"failed to load: {reason}", now)
         code, retry_after = RejectCode.LOAD_FAILED, None
         if timed_out and model.retry_at is not None:
@@ -355,7 +333,7 @@ class Scheduler:
 
     def _crashed(self, model: Model, replica: Replica, reason: str, now: float) -> None:
         model.restarts += 1
-        model.want = max(model.want, Want.IF_ROOM)
+        model.want = max(model.want, Want.RESTART)
         if replica.ready is not None and now - replica.ready >= self._policy.restart_grace:
             model.reason = f"restarts after a crash: {reason}"
             return
@@ -365,7 +343,7 @@ class Scheduler:
 
     def _recover(self, model: Model) -> None:
         model.recover()
-        self._touch(model)
+        self._out.touch(model)
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -375,21 +353,10 @@ class Scheduler:
         for model in self._models.values():
             at = min(at, model.idle_deadline(), model.retry_deadline())
         if at != math.inf:
-            self._out.append(WakeAt(max(at, now)))
-
-    def _touch(self, model: Model) -> None:
-        self._changed[model.spec.name] = None
+            self._out.add(WakeAt(max(at, now)))
 
     def _conclude(self, now: float) -> list[Command]:
         """Plan anew, ask to be woken in time, and hand out what has to be done."""
         self._replan(now)
         self._wake(now)
-        return self._flush()
-
-    def _flush(self) -> list[Command]:
-        out = self._out
-        if self._changed:
-            out.extend(Changed(name) for name in self._changed)
-            self._changed = {}
-        self._out = []
-        return out
+        return self._out.flush()

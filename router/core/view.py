@@ -12,12 +12,12 @@ def model_view(model: Model, ledger: Ledger, now: float) -> ModelView:
     """Describe a model as it is at `now`."""
     replica = model.replica
     oldest = model.queue.oldest_arrival()
-    leaving_reason = replica.reason if replica is not None else ""
+    own = "waits for room" if model.is_hungry else model.reason
     loading = replica is not None and replica.state in (ReplicaState.RESERVED, ReplicaState.STARTING)
     return ModelView(
         name=model.spec.name,
         status=model.status,
-        reason=leaving_reason or model.reason,
+        reason=(replica.reason if replica is not None else "") or own,
         replica=None if replica is None else replica.id,
         slots=model.spec.slots if replica is None else replica.slots,
         busy=0 if replica is None else len(replica.leases),

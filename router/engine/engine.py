@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from router.core.admission import SHUTTING_DOWN
 from router.core.scheduler import Scheduler
@@ -26,7 +26,6 @@ from router.core.types import (
     Policy,
     Priority,
     Reject,
-    RejectCode,
     ReplicaId,
     Start,
     Status,
@@ -38,14 +37,13 @@ from router.core.types import (
 from router.engine.lease import Lease
 from router.engine.limits import Limits
 from router.engine.ports import ChildExit, DeviceMonitor, Launcher, Observer, Upstream
+from router.engine.refusal import error_of
 from router.engine.supervisor import Supervisor
 from router.engine.waiting_room import WaitingRoom
 from router.errors import (
-    ModelBackingOff,
     ModelEjected,
     ModelFailed,
     ModelTooLarge,
-    QueueFull,
     QueueTimeout,
     RouterError,
     ShuttingDown,
@@ -55,17 +53,6 @@ _log = logging.getLogger(__name__)
 
 _TIMER_SLACK = 0.002
 _LAST_WORDS = 100  # lines of a dead child's log
-
-_ERRORS: Mapping[RejectCode, type[RouterError]] = {
-    RejectCode.QUEUE_FULL: QueueFull,
-    RejectCode.TIMEOUT: QueueTimeout,
-    RejectCode.LOAD_FAILED: ModelFailed,
-    RejectCode.BACKING_OFF: ModelBackingOff,
-    RejectCode.FAILED: ModelFailed,
-    RejectCode.TOO_LARGE: ModelTooLarge,
-    RejectCode.EJECTED: ModelEjected,
-    RejectCode.SHUTTING_DOWN: ShuttingDown,
-}
 
 
 class Engine:
@@ -120,11 +107,16 @@ class Engine:
         self.accepting = False
         self._apply(self._scheduler.close())
 
+    def abort_all(self) -> None:
+        """End everything that still runs; its clients are told."""
+        for supervisor in self._supervisors.values():
+            self._abort_leases(supervisor, ShuttingDown(SHUTTING_DOWN))
+
     async def close(self) -> None:
         """End every child. Whoever waits or runs until now is told; waiting for them first is the caller's."""
         self.begin_close()
+        self.abort_all()
         for supervisor in list(self._supervisors.values()):
-            self._abort_leases(supervisor, ShuttingDown(SHUTTING_DOWN))
             supervisor.stop(force=False)
         if self._supervised:
             await asyncio.wait(self._supervised, timeout=self._limits.stop_grace + self._limits.reclaim_timeout)
@@ -175,7 +167,7 @@ class Engine:
             raise ModelFailed(f"Model '{model}' has failed and waits for a reset: {view.reason}")
         self._apply(self._scheduler.load(model, self.clock(), evict=evict))
         view = self.view(model)
-        if evict and view.status is Status.OFF and view.reason:
+        if evict and view.status is Status.OFF and view.reason:  # the planner has found that it can never fit
             raise ModelTooLarge(f"Model '{model}' {view.reason}")
 
     async def wait_ready(self, model: str, *, timeout: float) -> None:
@@ -185,6 +177,8 @@ class Engine:
                 while (view := self.view(model)).status is not Status.READY:
                     if view.status is Status.FAILED:
                         raise ModelFailed(f"Model '{model}' {view.reason}")
+                    if view.status is Status.OFF:
+                        raise ModelEjected(f"Model '{model}' {view.reason or 'was unloaded meanwhile'}.")
                     await self._next_change()
         except TimeoutError:
             message = f"Model '{model}' is not ready after {timeout:g} s; the load goes on."
@@ -287,8 +281,7 @@ class Engine:
         self._observer.granted(command.model, ticket.priority, now - ticket.arrived)
 
     def _on_reject(self, command: Reject) -> None:
-        error = _ERRORS[command.code](command.message, retry_after=command.retry_after)
-        self._waiting.settle(command.ticket, error)
+        self._waiting.settle(command.ticket, error_of(command))
 
     def _on_start(self, command: Start) -> None:
         supervisor = Supervisor(
@@ -336,8 +329,11 @@ class Engine:
         seconds = now - self._load_started.pop(supervisor.replica, now)
         _log.info("%s is ready after %.2f s: %d slot(s)", supervisor.model, seconds, slots)
         self._observer.load_finished(supervisor.model, seconds, ok=True)
-        self._apply(self._scheduler.memory_observed((), {supervisor.replica: supervisor.held}, now))
-        self._apply(self._scheduler.replica_ready(supervisor.replica, slots, now))
+        self._apply(
+            self._scheduler.replica_ready(
+                supervisor.replica, slots, now, readings=supervisor.readings, usage=supervisor.held
+            )
+        )
 
     def replica_exited(self, supervisor: Supervisor, ended: ChildExit) -> None:
         now = self.clock()
@@ -356,7 +352,8 @@ class Engine:
 
     def replica_reclaimed(self, supervisor: Supervisor) -> None:
         self._supervisors.pop(supervisor.replica, None)
-        self._apply(self._scheduler.replica_reclaimed(supervisor.replica, self.clock()))
+        now = self.clock()
+        self._apply(self._scheduler.replica_reclaimed(supervisor.replica, now, readings=supervisor.readings))
 
     def lease_ended(self, lease: Lease) -> None:
         """An abandoned lease's slot has become idle."""

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Never
 
+from router.engine.abandoned import AbandonedLeases
 from router.engine.lease import Lease
 from router.engine.limits import Limits
-from router.engine.ports import Child, SlotReading
+from router.engine.ports import Child, ChildExit, SlotReading
+from router.engine.slot_motion import SlotMotion
 from router.errors import GenerationTimeout, UpstreamStalled
 
 # While a slot is waited for, so that it is granted again soon after it is idle.
 _ABANDONED_INTERVAL = 0.1
 _QUIET_INTERVAL = 1.0
-# A lease this old has reached its slot; a younger one may not show in `/slots` yet.
-_DISPATCH_TIME = 0.5
 
 
 class SlotWatch:
@@ -36,10 +35,10 @@ class SlotWatch:
         self._limits = limits
         self._ended = ended
         self._serving: dict[int, Lease] = {}
-        self._abandoned: dict[int, Lease] = {}
+        self._abandoned = AbandonedLeases()
+        self._motion = SlotMotion()
         self._work = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._last_slots: dict[int, SlotReading] = {}
 
     @property
     def leases(self) -> tuple[Lease, ...]:
@@ -56,11 +55,11 @@ class SlotWatch:
     def abandon(self, lease: Lease) -> None:
         """The client has gone; the child may still be busy with it."""
         if self._serving.pop(lease.id, None) is not None:
-            self._abandoned[lease.id] = lease
+            self._abandoned.add(lease)
             self._hurry.set()
 
-    async def run(self) -> Never:
-        """Look after the leases until cancelled."""
+    async def run(self) -> ChildExit:
+        """Look after the leases; returns why the replica has to go, if a slot is lost for good."""
         while True:
             if not self._serving and not self._abandoned:
                 self._work.clear()
@@ -71,7 +70,10 @@ class SlotWatch:
             quiet = self._quiet(now)
             if quiet or self._abandoned:
                 await self._look(quiet)
-            self._enforce_stall(monotonic())
+            now = monotonic()
+            self._enforce_stall(now)
+            if self._is_lost(now):
+                return ChildExit(1, "kept a slot busy without progress after its request had been given up")
 
     async def _pause(self) -> None:
         """Between two rounds; an abandoned lease shortens it."""
@@ -87,32 +89,35 @@ class SlotWatch:
         patience = self._limits.request_timeout / 4
         return [lease for lease in self._serving.values() if now - lease.last_progress > patience]
 
-    async def _look(self, quiet: list[Lease]) -> None:
+    async def _look(self, quiet: Sequence[Lease]) -> None:
         """Read `/slots`: credit quiet leases whose slots move, end abandoned ones whose slots are idle."""
         try:
             slots = await self._child.slots()
         except (OSError, TimeoutError):
             return  # the health check finds out what is wrong
         now = monotonic()
-        moving = sum(1 for slot in slots if slot.busy and self._moved(slot))
-        self._last_slots = {slot.id: slot for slot in slots}
-        talking = len(self._serving) - len(quiet)
-        if moving > talking:
-            for lease in quiet:
-                lease.last_progress = now
-        self._settle(sum(slot.busy for slot in slots), now)
-
-    def _moved(self, slot: SlotReading) -> bool:
-        last = self._last_slots.get(slot.id)
-        return last is None or (slot.task, slot.progress) != (last.task, last.progress)
-
-    def _settle(self, busy: int, now: float) -> None:
-        """Slots that the served leases do not account for belong to abandoned ones; the rest of those is over."""
-        reached = sum(1 for lease in self._serving.values() if now - lease.granted_at > _DISPATCH_TIME)
-        over = len(self._abandoned) - max(0, busy - reached)
-        for lease in list(self._abandoned.values())[: max(0, over)]:
-            del self._abandoned[lease.id]
+        busy = [slot for slot in slots if slot.busy]
+        moved = self._motion.update(busy, now)
+        self._credit(quiet, busy, moved, now)
+        for lease in self._abandoned.settle(busy, self.leases, now):
             self._ended(lease)
+
+    def _credit(self, quiet: Sequence[Lease], busy: Sequence[SlotReading], moved: set[int], now: float) -> None:
+        """Count a moving slot as progress of the lease that holds it.
+
+        A child numbers its tasks in the order in which requests reach it, which is that of the grants. Where there are
+        as many busy slots as leases that tells whose slot is whose; elsewhere (a request that takes several slots, or
+        none) all quiet ones are credited if more slots move than there are leases that talk.
+        """
+        holders = sorted((*self._serving.values(), *self._abandoned), key=lambda lease: lease.id)
+        if len(holders) == len(busy):
+            in_order = sorted(busy, key=lambda slot: slot.task)
+            moving = {lease.id for lease, slot in zip(holders, in_order, strict=True) if slot.id in moved}
+            credited = [lease for lease in quiet if lease.id in moving]
+        else:
+            credited = list(quiet) if len(moved) > len(self._serving) - len(quiet) else []
+        for lease in credited:
+            lease.last_progress = now
 
     def _enforce_limit(self, now: float) -> None:
         limit = self._limits.generation_timeout
@@ -127,3 +132,12 @@ class SlotWatch:
                 lease.abort(
                     UpstreamStalled(f"Model '{lease.model}' made no progress for {limit:g} s (request_timeout_sec).")
                 )
+
+    def _is_lost(self, now: float) -> bool:
+        """Whether an abandoned slot hangs, and nobody would lose anything by a restart."""
+        oldest = self._abandoned.oldest
+        if oldest is None:
+            return False
+        limit = self._limits.request_timeout
+        last_sign = max([oldest, self._motion.last_moved, *(lease.last_progress for lease in self.leases)])
+        return now - last_sign > limit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
 from router.core.types import DeviceId, DeviceReading, Placement, ReplicaId
@@ -53,13 +53,14 @@ class Supervisor:
         self.watch: SlotWatch | None = None
         # GPU bytes by the change of the device around the load, for where NVML does not show our processes.
         self._measured: dict[DeviceId, int] = {}
-        # The last observation while the child lived: what it held, and what its devices showed as used.
-        self._held: dict[DeviceId, int] = {}
-        self._used: dict[DeviceId, int] = {}
+        # The last observation while the child lived: what it held, and what the devices showed then.
+        self.held: Mapping[DeviceId, int] = {}
+        self.readings: tuple[DeviceReading, ...] = ()
         self._launcher = launcher
         self._monitor = monitor
         self._limits = limits
         self._events = events
+        self._ended = False
         self._stop_wanted = asyncio.Event()
         self._grace = limits.stop_grace
 
@@ -72,28 +73,34 @@ class Supervisor:
     async def run(self) -> None:
         """From launch to reclaimed memory. Reports each step; only a cancellation leaves it early."""
         try:
-            ended = await self._live()
-        except Exception as error:  # noqa: BLE001  a bug here must not leave the scheduler waiting for ever
-            _log.exception("supervisor of %s failed", self.model)
-            ended = ChildExit(1, f"internal error in its supervisor: {error!r}")
-        self._events.replica_exited(self, ended)
+            ended = await self._verdict()
+            self._ended = True
+            # Told before the child is ended, if that is our verdict: nothing may be granted on it from here on.
+            self._events.replica_exited(self, ended)
+        finally:
+            if self.child is not None:
+                # Also when this task is cancelled: a child never outlives its supervisor.
+                await asyncio.shield(self.child.stop(grace=self._grace))
         try:
             await self._reclaim()
+            self.readings = await self._monitor.read()
         finally:
             self._events.replica_reclaimed(self)
 
-    async def observe(self, readings: Iterable[DeviceReading]) -> Mapping[DeviceId, int]:
+    async def observe(self, readings: tuple[DeviceReading, ...]) -> Mapping[DeviceId, int]:
         """Bytes the child holds now per device, with the devices' readings of the same moment."""
-        if self.child is None:
+        if self.child is None or self._ended:
             return {}
-        self._held = self._measured | dict(await self._monitor.usage(self.child.pid))
-        self._used = {reading.id: reading.used for reading in readings}
-        return self._held
+        self.held = self._measured | dict(await self._monitor.usage(self.child.pid))
+        self.readings = readings
+        return self.held
 
-    @property
-    def held(self) -> Mapping[DeviceId, int]:
-        """What the last observation showed."""
-        return self._held
+    async def _verdict(self) -> ChildExit:
+        try:
+            return await self._live()
+        except Exception as error:  # noqa: BLE001  a bug here must not leave the scheduler waiting for ever
+            _log.exception("supervisor of %s failed", self.model)
+            return ChildExit(1, f"internal error in its supervisor: {error!r}")
 
     async def _live(self) -> ChildExit:
         before = await self._gpu_used()
@@ -103,11 +110,7 @@ class Supervisor:
             return ChildExit(1, str(error))
         self.child = child
         self.watch = watch = SlotWatch(child, self._limits, self._events.lease_ended)
-        try:
-            return await self._attend(child, watch, before)
-        finally:
-            # Also when this task is cancelled: a child never outlives its supervisor.
-            await asyncio.shield(child.stop(grace=self._grace))
+        return await self._attend(child, watch, before)
 
     async def _attend(self, child: Child, watch: SlotWatch, before: Mapping[DeviceId, int]) -> ChildExit:
         """Until the child ends, is told to, or has to."""
@@ -163,8 +166,9 @@ class Supervisor:
 
         Host memory is free once the process has been reaped; a GPU's driver may take a moment longer.
         """
-        expected = {gpu: self._used[gpu] - _RECLAIMED_SHARE * self._held.get(gpu, 0)
-                    for gpu in self.placement.gpus if gpu in self._used}  # fmt: skip
+        used = {reading.id: reading.used for reading in self.readings}
+        expected = {gpu: used[gpu] - _RECLAIMED_SHARE * self.held.get(gpu, 0)
+                    for gpu in self.placement.gpus if gpu in used}  # fmt: skip
         limit = self._limits.reclaim_timeout
         try:
             async with asyncio.timeout(limit):

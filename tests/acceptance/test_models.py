@@ -106,6 +106,13 @@ def test_chat_with_an_embedding_model(embedders: RunningRouter, model: str, stre
 
 
 @pytest.mark.parametrize("model", ["encoder", "flagged"])
+def test_chat_with_an_embedding_model_by_way_of_upstream(embedders: RunningRouter, model: str) -> None:
+    response = embedders.client.post(f"/upstream/{model}/v1/chat/completions", json={"messages": []})
+    expect_error(response, 400)
+    assert response.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize("model", ["encoder", "flagged"])
 def test_embeddings_of_an_embedding_model(embedders: RunningRouter, model: str) -> None:
     response = embedders.client.post("/v1/embeddings", json={"model": model, "input": "Hi"})
     assert response.status_code == 200, response.text

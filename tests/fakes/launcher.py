@@ -20,17 +20,23 @@ class FakeChild:
         self.replica = replica
         self.pid = 100_000 + replica
         self.port = 9000 + replica
-        # No request is sent in these tests, so the session need not exist.
-        self.upstream = Upstream(f"http://127.0.0.1:{self.port}", object.__new__(aiohttp.ClientSession), "Bearer x")
+        self.upstream = self.no_upstream()
         self.slot_count = 1
         self.readings: tuple[SlotReading, ...] = ()
-        self.works = False  # its slot moves on from one reading to the next
+        self.works = False  # a slot moves on from one reading to the next
+        self.stuck: tuple[SlotReading, ...] = ()  # beside that one
+        self.hold_stop: asyncio.Event | None = None  # its end waits for this
         self.is_healthy = True
         self.health_checks = 0
         self.stops: list[float] = []
         self._steps = 0
         self._ready: asyncio.Future[ChildExit | None] = asyncio.get_running_loop().create_future()
         self._exit: asyncio.Future[ChildExit | None] = asyncio.get_running_loop().create_future()
+
+    @staticmethod
+    def no_upstream() -> Upstream:
+        """No request is sent in these tests, so the session need not exist."""
+        return Upstream("http://127.0.0.1:9", object.__new__(aiohttp.ClientSession), "Bearer x")
 
     def become_ready(self, slots: int = 1) -> None:
         self.slot_count = slots
@@ -59,7 +65,7 @@ class FakeChild:
     async def slots(self) -> tuple[SlotReading, ...]:
         if self.works:
             self._steps += 1
-            return (SlotReading(0, busy=True, task=1, progress=self._steps),)
+            return (*self.stuck, SlotReading(0, busy=True, task=9, progress=self._steps))
         return self.readings
 
     def tail(self, lines: int = 20) -> str:
@@ -67,6 +73,8 @@ class FakeChild:
 
     async def stop(self, *, grace: float) -> ChildExit:
         self.stops.append(grace)
+        if self.hold_stop is not None:
+            await self.hold_stop.wait()
         self.die("stopped", -15)
         return await self.wait()
 

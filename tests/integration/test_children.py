@@ -186,7 +186,7 @@ async def test_a_port_that_is_lost_again_and_again_is_a_failure(launch: Launch) 
 
 async def test_a_server_that_takes_any_key_is_not_ours(launch: Launch) -> None:
     child = await launch("--ignore-key", stranger_patience=0)
-    with pytest.raises(LaunchError, match=f"another server answers on port {child.port}.* 200 to a wrong one"):
+    with pytest.raises(LaunchError, match=f"another server answers on port {child.port}.* 200 to a wrong key"):
         await child.ready()
 
 

@@ -91,3 +91,46 @@ def test_a_taken_port_is_told_in_a_sentence(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert f"0.0.0.0:{port}" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_folder_of_models_in_the_environment_is_served_without_a_file(folder: Path, tmp_path: Path) -> None:
+    port = free_port()
+    env = {"BASE_MODELS_PATH": str(folder / ".llama-router" / "demo"), "API_KEY": ""}
+    with launched(tmp_path, port, "--port", str(port), env=env) as router:
+        assert "demo, since" not in router.log
+        assert router.chat("demo-small").status_code == 200
+
+
+def test_the_demo_with_a_key_prints_a_line_that_sends_it(folder: Path) -> None:
+    port = free_port()
+    with launched(folder, port, "--port", str(port), api_key="a key") as router:
+        curl = re.search(r"curl -N .*?'\}?\n", router.log, re.DOTALL)
+        assert curl, router.log
+        command = ["sh", "-c", f"API_KEY='a key'; {curl.group()}"]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert shown.stdout.rstrip().endswith("data: [DONE]")
+        assert "a key" not in router.log
+
+
+def test_a_state_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    (tmp_path / "config.json").write_text(
+        '{"system": {"state_dir": "/proc/nope"}, "models": {"a": {"model_path": "m.gguf"}}}'
+    )
+    refused = run("serve", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "system.state_dir: cannot be written: /proc/nope" in refused.stderr
+
+
+def test_what_was_learned_about_memory_survives_a_restart(folder: Path) -> None:
+    port = free_port()
+    (folder / ".llama-router" / "learned.json").unlink()
+    for source in ("file size", "learned"):
+        with launched(folder, port, "--port", str(port)) as router:
+            estimate = router.client.get("/vram").json()["models"]["demo-embed"]["estimate"]
+            assert estimate["source"] == source
+            body = {"model": "demo-embed", "input": "Hello"}
+            assert router.client.post("/v1/embeddings", json=body).status_code == 200
+            assert router.stop() == 0
+    known = json.loads((folder / ".llama-router" / "learned.json").read_text())
+    assert [entry["model"] for entry in known.values()] == ["demo-embed"]

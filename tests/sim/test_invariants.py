@@ -71,7 +71,7 @@ class RouterMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def reclaimed(self, data: st.DataObject) -> None:
         if (model := self.draw_in(data, ReplicaState.RECLAIMING)) is not None:
-            self.drive.take(self.drive.scheduler.replica_reclaimed(self.drive.replica(model), self.drive.now))
+            self.drive.reclaim(self.drive.replica(model))
 
     @rule(model=names, evict=st.booleans())
     def load(self, model: str, evict: bool) -> None:

@@ -9,7 +9,9 @@ from router.core.types import (
     HOST,
     Command,
     Device,
+    DeviceId,
     DeviceKind,
+    DeviceReading,
     Evicted,
     Grant,
     LeaseId,
@@ -61,6 +63,9 @@ class Drive:
         self.stopped: list[Stop] = []
         self.evicted: list[Evicted] = []
         self.wake: float | None = None
+        # What the devices show, and what the next replica to become ready holds; nothing is said unless a test does.
+        self.readings: tuple[DeviceReading, ...] = ()
+        self.usage: Mapping[DeviceId, int] = {}
         self._tickets = 0
 
     def ask(self, model: str, priority: Priority = Priority.NORMAL, *, timeout: float = 240.0) -> TicketId:
@@ -84,13 +89,18 @@ class Drive:
         return found
 
     def ready(self, model: str, *, slots: int | None = None) -> None:
-        self.take(self.scheduler.replica_ready(self.replica(model), slots or self.specs[model].slots, self.now))
+        slots = slots or self.specs[model].slots
+        replica = self.replica(model)
+        self.take(self.scheduler.replica_ready(replica, slots, self.now, readings=self.readings, usage=self.usage))
 
     def exit(self, model: str, reason: str = "gone", *, reclaim: bool = True) -> None:
         replica = self.replica(model)
         self.take(self.scheduler.replica_exited(replica, reason, self.now))
         if reclaim:
-            self.take(self.scheduler.replica_reclaimed(replica, self.now))
+            self.reclaim(replica)
+
+    def reclaim(self, replica: ReplicaId) -> None:
+        self.take(self.scheduler.replica_reclaimed(replica, self.now, readings=self.readings))
 
     def load(self, model: str, *, evict: bool = True) -> None:
         self.take(self.scheduler.load(model, self.now, evict=evict))

@@ -312,6 +312,9 @@ def test_paths_of_the_file_are_relative_to_it_and_those_of_the_environment_to_th
     folder: Path,
 ) -> None:
     (folder / "work").mkdir()
+    (folder / "bin").mkdir()
+    for program in (folder / "bin/llama-server", folder / "work/mine"):
+        program.touch(mode=0o755)
     document = {
         "system": {"base_models_path": "models", "state_dir": "state", "llama_server_path": "bin/llama-server"},
         "models": {"a": {"model_path": "a.gguf"}, "b": {"model_path": str(folder / "models/a.gguf")}},
@@ -396,3 +399,35 @@ def test_settings_cannot_be_changed(folder: Path) -> None:
         settings.api.port = 1
     with pytest.raises(TypeError):
         settings.models["b"] = settings.models["a"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("kind", "fault"), [("missing", "no such file"), ("folder", "is not a program"),
+                                             ("data", "is not a program")])  # fmt: skip
+def test_a_llama_server_that_cannot_be_run_is_refused(kind: str, fault: str, folder: Path) -> None:
+    program = {"missing": folder / "none", "folder": folder, "data": folder / "models/a.gguf"}[kind]
+    for document, environ, key in (
+        (with_model() | {"system": {"llama_server_path": str(program)}}, {}, "system.llama_server_path"),
+        (with_model(), {"LLAMA_SERVER_PATH": str(program)}, "LLAMA_SERVER_PATH"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            load(folder, document, environ)
+        assert [problem.path for problem in refused.value.problems] == [key]
+        assert fault in str(refused.value)
+
+
+def test_a_flag_with_its_value_in_one_element_is_refused_with_the_way_to_write_it(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r'write "-c", "4096"'):
+        load(folder, with_model(flags=["-c 4096"]))
+    with pytest.raises(ConfigError, match='write "4096" with quotes'):
+        load(folder, with_model(flags=["-c", 4096]))
+    load(folder, with_model(flags=["--chat-template", "a b c"]))
+
+
+def test_what_is_wrong_with_a_known_key_is_shown(folder: Path) -> None:
+    with pytest.raises(ConfigError, match='got "no"'):
+        load(folder, with_model() | {"api": {"allow_unauthenticated": "no"}})
+
+
+def test_a_folder_is_no_configuration_file(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="not a file"):
+        load_settings(config_path=folder, environ={}, cwd=folder)

@@ -17,8 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from router.api.dependencies import ServicesDep
 from router.api.disconnect import ClientDisconnected
+from router.api.failures import ANYWHERE, failures
 from router.api.figures import LiveGauges
-from router.api.schemas import ErrorEnvelope, WallClock
+from router.api.schemas import WallClock
 from router.api.services import Services
 from router.api.snapshot import full_status, model_update
 
@@ -28,7 +29,7 @@ _SEP = "\n"
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The stream"},
-    "default": {"model": ErrorEnvelope, "description": "What went wrong"},
+    **failures(*ANYWHERE),
 }
 
 router = APIRouter(tags=["live"], responses=_STREAM)

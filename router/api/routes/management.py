@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Response
 
 from router.api.dependencies import ModelInPath, ServicesDep, body_of
 from router.api.exchange import configured_model
+from router.api.failures import ANYWHERE, READING, failures
 from router.api.schemas import (
     EjectRequest,
-    ErrorEnvelope,
     FailedModels,
     FullStatus,
     LoadRequest,
@@ -23,9 +23,7 @@ from router.api.snapshot import full_status, model_status
 from router.api.tickets import LIFETIME_SEC
 from router.core.types import Status
 
-router = APIRouter(
-    tags=["management"], responses={"default": {"model": ErrorEnvelope, "description": "What went wrong"}}
-)
+router = APIRouter(tags=["management"], responses=failures(*ANYWHERE))
 
 
 @router.get("/v1/models/status", response_model_exclude_none=True)
@@ -41,7 +39,7 @@ async def failed(services: ServicesDep) -> FailedModels:
     return FailedModels(models={name: model for name, model in models.items() if model.status is Status.FAILED})
 
 
-@router.get("/v1/models/{alias:path}/status", response_model_exclude_none=True)
+@router.get("/v1/models/{alias:path}/status", response_model_exclude_none=True, responses=failures(404))
 async def one_status(model: ModelInPath, services: ServicesDep) -> ModelStatus:
     """The state of one model."""
     return model_status(services.engine, services.engine.view(model))
@@ -49,7 +47,7 @@ async def one_status(model: ModelInPath, services: ServicesDep) -> ModelStatus:
 
 @router.post(
     "/v1/models/load",
-    responses={202: {"model": ModelAction, "description": "It is on its way"}},
+    responses={202: {"model": ModelAction, "description": "It is on its way"}, **failures(404, *READING)},
     openapi_extra=request_body(LoadRequest),
 )
 async def load(
@@ -66,7 +64,7 @@ async def load(
     return ModelAction(model=model, status=status)
 
 
-@router.post("/v1/models/eject", openapi_extra=request_body(EjectRequest))
+@router.post("/v1/models/eject", responses=failures(404, *READING), openapi_extra=request_body(EjectRequest))
 async def eject(body: Annotated[EjectRequest, Depends(body_of(EjectRequest))], services: ServicesDep) -> ModelAction:
     """Unload a model once what runs on it has ended, or at once with `force`; answers when it is off.
 
@@ -77,14 +75,14 @@ async def eject(body: Annotated[EjectRequest, Depends(body_of(EjectRequest))], s
     return ModelAction(model=model, status=services.engine.view(model).status)
 
 
-@router.post("/v1/models/{alias:path}/reset")
+@router.post("/v1/models/{alias:path}/reset", responses=failures(404))
 async def reset(model: ModelInPath, services: ServicesDep) -> ModelAction:
     """Forget a model's failures, so that the next request tries to load it."""
     services.engine.reset(model)
     return ModelAction(model=model, status=services.engine.view(model).status)
 
 
-@router.post("/v1/stream-ticket")
+@router.post("/v1/stream-ticket", responses=failures(503))
 async def stream_ticket(services: ServicesDep) -> StreamTicket:
     """A ticket for `?ticket=` of the status streams, since a browser's EventSource sends no header."""
     return StreamTicket(ticket=services.tickets.issue(), expires_in=LIFETIME_SEC)

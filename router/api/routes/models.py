@@ -13,10 +13,11 @@ from starlette.responses import Response
 
 from router import __version__
 from router.api.exchange import configured_model
+from router.api.failures import ANYWHERE, failures
 from router.api.services import Services
 from router.config import RESERVED, RESERVED_ENDINGS
 
-router = APIRouter(tags=["Models"])
+router = APIRouter(tags=["models"], responses=failures(*ANYWHERE))
 _STARTED = int(time.time())
 
 
@@ -70,7 +71,7 @@ class _ModelName(Convertor[str]):
 register_url_convertor("model_name", _ModelName())
 
 
-@router.get("/v1/models/{model:model_name}", summary="One model")
+@router.get("/v1/models/{model:model_name}", summary="One model", responses=failures(404))
 async def retrieve_model(model: str, request: Request) -> ModelEntry:
     services: Services = request.app.state.services
     return _entry(services, configured_model(services.settings, model))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from router import __version__
 from router.api.dependencies import ServicesDep
+from router.api.endpoints import CHILD_METRICS
+from router.api.failures import ANYWHERE, READING, failures
 from router.api.figures import (
     DeviceMemory,
     Health,
@@ -22,8 +24,8 @@ from router.api.figures import (
     Readiness,
     TelemetrySummary,
 )
-from router.api.routes.upstream import relay_control
-from router.api.schemas import ErrorEnvelope, WallClock
+from router.api.routes.upstream import ControlRelay
+from router.api.schemas import WallClock
 from router.api.services import Engine, Services
 from router.core.types import ModelView, Status
 from router.errors import RouterError
@@ -34,9 +36,7 @@ from router.telemetry.summary import summarise_all
 _OVERDUE_SEC = 10.0
 _LOG_LINES = 20
 
-router = APIRouter(
-    tags=["monitoring"], responses={"default": {"model": ErrorEnvelope, "description": "What went wrong"}}
-)
+router = APIRouter(tags=["monitoring"], responses=failures(*ANYWHERE))
 
 
 class NotReady(RouterError):
@@ -57,7 +57,7 @@ async def health(services: ServicesDep) -> Health:
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz")
+@router.get("/readyz", responses=failures(503))
 async def readyz(services: ServicesDep) -> Readiness:
     """200 if requests are taken, the scheduler keeps its deadlines and the memory can be read; else 503 with reasons.
 
@@ -69,13 +69,17 @@ async def readyz(services: ServicesDep) -> Readiness:
     return Readiness()
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {CONTENT_TYPE_PLAIN_0_0_4: {}}}})
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {CONTENT_TYPE_PLAIN_0_0_4: {}}}, **failures(404, 502, *READING)},
+)
 async def metrics(
-    request: Request, services: ServicesDep, model: Annotated[str | None, Query(description="of this child")] = None
+    services: ServicesDep, model: Annotated[str | None, Query(description="of this model's child")] = None
 ) -> Response:
     """Prometheus metrics of the router, or with `model` those of that model's llama-server."""
     if model is not None:
-        return await relay_control(services, model, "GET", "/metrics", request)
+        return ControlRelay(services, CHILD_METRICS)
     return Response(services.telemetry.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
@@ -94,7 +98,7 @@ async def queue_stats(services: ServicesDep) -> QueueStats:
     return QueueStats.of({view.name: ModelQueue.of(view) for view in services.engine.views()})
 
 
-@router.get("/v1/telemetry/summary")
+@router.get("/v1/telemetry/summary", responses=failures(400))
 async def telemetry_summary(
     services: ServicesDep, window_sec: Annotated[float, Query(ge=1, le=KEPT_SECONDS)] = 300
 ) -> TelemetrySummary:

@@ -51,7 +51,13 @@ async def test_an_unknown_path(router: Site) -> None:
     [
         ("GET", "/v1/chat/completions", "POST"),
         ("DELETE", "/v1/embeddings", "POST"),
-        ("POST", "/v1/models", "GET"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("OPTIONS", "/v1/models", "GET, HEAD"),
+        ("PUT", "/", "GET, HEAD"),
+        ("POST", "/health", "GET, HEAD"),
+        ("DELETE", "/metrics", "GET"),
+        ("PUT", "/v1/models/chat/reset", "POST"),
+        ("PUT", "/v1/models/chat", "GET"),
         ("PUT", "/lora-adapters", "GET, HEAD, POST"),
     ],
 )
@@ -125,9 +131,35 @@ async def test_a_proxied_answer_allows_one_origin_and_shows_its_headers(tmp_path
         answer = await router.chat(origin=ORIGIN, x_api_key="key")
         assert answer.headers.get_list("access-control-allow-origin") == [ORIGIN]
         exposed = answer.headers["access-control-expose-headers"]
-        assert {"x-request-id", "retry-after"} <= {name.strip() for name in exposed.split(",")}
+        assert exposed.split(", ") == ["x-request-id", "request-id", "retry-after", "x-should-retry"]
         refused = await router.chat(origin=ORIGIN)
         assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, ORIGIN)
+
+
+async def test_errors_made_outermost_are_readable_for_the_page(tmp_path: Path) -> None:
+    class Broken(FakeEngine):
+        @property
+        def names(self) -> tuple[str, ...]:
+            raise ZeroDivisionError
+
+    services = services_for(
+        settings_for(tmp_path, api=ApiConfig(cors_origins=(ORIGIN,))), Broken(**{name: FakeModel() for name in MODELS})
+    )
+    async with served(create_app(services)) as address, httpx.AsyncClient(base_url=address.url) as client:
+        for status, headers in ((431, {"x-large": "a" * 20_000}), (500, {})):
+            answer = await client.get("/v1/models", headers={"origin": ORIGIN, **headers})
+            assert answer.status_code == status
+            assert answer.headers.get_list("access-control-allow-origin") == [ORIGIN]
+            assert len(answer.headers.get_list("x-request-id")) == 1
+            assert "x-request-id" in answer.headers["access-control-expose-headers"]
+
+
+async def test_a_preflight_has_an_id_and_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "router.access")
+    async with site(tmp_path, api=ApiConfig(cors_origins=(ORIGIN,))) as router:
+        asked = {"origin": ORIGIN, "access-control-request-method": "POST"}
+        answer = await router.client.options("/v1/chat/completions", headers=asked)
+    assert answer.headers["x-request-id"] in caplog.text
 
 
 async def test_without_origins_none_is_allowed(router: Site) -> None:

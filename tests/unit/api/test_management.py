@@ -212,6 +212,6 @@ async def test_the_openapi_page_tells_of_bodies_and_answers(client: httpx.AsyncC
     paths = (await client.get("/openapi.json")).json()["paths"]
     load = paths["/v1/models/load"]["post"]
     assert "model" in load["requestBody"]["content"]["application/json"]["schema"]["properties"]
-    assert {"200", "202", "default"} <= set(load["responses"])
+    assert {"200", "202", "400", "404", "503"} <= set(load["responses"])
     assert "422" not in load["responses"]
     assert [p["name"] for p in paths["/v1/models/{alias}/status"]["get"]["parameters"]] == ["alias"]

@@ -6,7 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.site import Site, site
+from router.api.app import create_app
+from router.api.endpoints import ENDPOINTS
+from router.config import ModelConfig, Settings
+from tests.fakes.board import client_of
+from tests.fakes.engine import FakeEngine, FakeModel
+from tests.fakes.site import Site, services_for, site
+
+GENERATING = [endpoint.path for endpoint in ENDPOINTS if endpoint.generates]
+
+
+def counted(router: Site) -> int:
+    return sum(
+        len(found.records) for found in router.services.telemetry.recent.window(60, router.engine.clock()).values()
+    )
 
 
 @pytest.mark.parametrize("path", ["/props", "/slots", "/lora-adapters", "/metrics"])
@@ -22,12 +35,27 @@ async def test_a_cold_model_is_loaded_for_it(router: Site) -> None:
     assert [model for model, _ in router.engine.granted] == ["cold"]
 
 
-async def test_the_adapters_are_set_by_an_array(router: Site) -> None:
+@pytest.mark.parametrize(
+    "path", ["/metrics?model=cold", "/slots?model=cold", "/upstream/cold/metrics", "/upstream/cold/slots"]
+)
+async def test_what_is_asked_again_and_again_loads_nothing(path: str, router: Site) -> None:
+    answer = await router.client.get(path)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (503, "model_not_loaded", "model")
+    assert "POST /v1/models/load" in error["message"]
+    assert answer.headers["x-should-retry"] == "false"
+    assert router.engine.granted == []
+    assert router.engine.loaded == []
+
+
+@pytest.mark.parametrize("path", ["/lora-adapters?model=chat", "/upstream/chat/lora-adapters"])
+async def test_the_adapters_are_set_by_an_array_beside_what_runs(path: str, router: Site) -> None:
     body = b'[{"id":0,"scale":0.5}]'
-    assert (await router.client.post("/lora-adapters?model=chat", content=body)).status_code == 200
+    assert (await router.client.post(path, content=body)).status_code == 200
     heard = router.upstream.heard[-1]
     assert (heard.method, heard.target, heard.body) == ("POST", "/lora-adapters", body)
-    assert len(router.engine.granted) == 1
+    assert router.engine.granted == []
+    assert counted(router) == 0
 
 
 @pytest.mark.parametrize(("query", "status"), [("", 400), ("?model=", 400), ("?model=nope", 404)])
@@ -63,6 +91,36 @@ async def test_what_generates_takes_a_slot(router: Site) -> None:
     assert answer.status_code == 200
     assert [(model, priority.name) for model, priority in router.engine.granted] == [("chat", "LOW")]
     assert router.engine.finished == [True]
+    assert counted(router) == 1
+
+
+async def test_the_body_may_name_its_class_of_service(router: Site) -> None:
+    body = b'{"service_tier":"priority"}'
+    assert (await router.client.post("/upstream/chat/v1/chat/completions", content=body)).status_code == 200
+    assert [(model, priority.name) for model, priority in router.engine.granted] == [("chat", "HIGH")]
+    assert router.upstream.heard[-1].body == body
+
+
+async def test_what_the_router_does_not_know_is_passed_on_unread(router: Site) -> None:
+    assert (await router.client.post("/upstream/chat/v1/stream", content=b"\xff{")).status_code == 200
+    assert router.upstream.heard[-1].body == b"\xff{"
+    assert len(router.engine.granted) == 1
+
+
+@pytest.mark.parametrize(
+    "path", [*GENERATING, *(f"/upstream/embed{path}" for path in (*GENERATING, "/chat/completions"))]
+)
+async def test_a_model_that_only_embeds_is_not_asked_for_text(path: str, tmp_path: Path) -> None:
+    file = tmp_path / "embed.gguf"
+    file.write_bytes(b"GGUF")
+    model = ModelConfig(model_path=file, flags=("--embedding",), env={})
+    engine = FakeEngine(embed=FakeModel())
+    app = create_app(services_for(Settings.build(models={"embed": model}, folder=tmp_path), engine))
+    async with client_of(app) as client:
+        answer = await client.post(path, json={"model": "embed"})
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (400, "false")
+    assert "writes no text" in answer.json()["error"]["message"]
+    assert engine.granted == []
 
 
 async def test_errors_speak_the_dialect_of_the_childs_path(router: Site) -> None:

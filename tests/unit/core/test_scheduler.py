@@ -258,7 +258,7 @@ def test_late_events_of_a_dead_replica_fall_on_the_floor() -> None:
     drive.ready("a")
     before = len(drive.granted)
     assert drive.scheduler.end(drive.lease(ticket), drive.now) == []
-    assert drive.scheduler.replica_ready(dead, 1, drive.now) == []
+    assert drive.scheduler.replica_ready(dead, 1, drive.now, readings=(), usage={}) == []
     assert drive.scheduler.replica_exited(dead, "again", drive.now) == []
     assert len(drive.granted) == before
 
@@ -269,7 +269,7 @@ def test_memory_stays_booked_until_it_is_seen_free() -> None:
     drive.ask("b")
     drive.exit("a", reclaim=False)
     assert drive.starts() == ["a"]
-    drive.take(drive.scheduler.replica_reclaimed(drive.replica("a"), drive.now))
+    drive.reclaim(drive.replica("a"))
     assert drive.starts() == ["a", "b"]
 
 
@@ -347,6 +347,98 @@ def test_other_processes_memory_is_respected() -> None:
     assert drive.starts() == ["a"]
 
 
+def test_one_eviction_is_enough_though_the_last_reading_is_older_than_it() -> None:
+    specs = [gpu_model(name, 8) for name in "abcd"]
+    drive = Drive(specs, devices=[host(), gpu(0, 24)], policy=Policy(max_models=9))
+    for name in "abc":
+        drive.usage = {"gpu:0": 8 * GIB}
+        drive.rest(name)
+        drive.sleep(1)
+    full = DeviceReading("gpu:0", 24 * GIB, 24 * GIB, 0)
+    drive.take(drive.scheduler.memory_observed([full], {}, drive.now))
+    drive.ask("d")
+    drive.readings = (DeviceReading("gpu:0", 24 * GIB, 16 * GIB, 8 * GIB),)
+    drive.exit("a")
+    assert [stop.model for stop in drive.stopped] == ["a"]
+    assert drive.starts() == ["a", "b", "c", "d"]
+
+
+def test_what_a_load_has_taken_is_not_given_away_again() -> None:
+    specs = [cpu_model("a", 10), cpu_model("b", 10)]
+    drive = Drive(specs, devices=[host(32)])
+    others = DeviceReading(HOST, 32 * GIB, 18 * GIB, 14 * GIB)
+    drive.take(drive.scheduler.memory_observed([others], {}, drive.now))
+    drive.ask("a")
+    drive.ask("b")
+    drive.usage = {HOST: 10 * GIB}
+    drive.readings = (DeviceReading(HOST, 32 * GIB, 28 * GIB, 4 * GIB),)
+    drive.ready("a")
+    assert drive.starts() == ["a"]
+
+
+def test_a_large_model_is_not_starved_by_small_ones() -> None:
+    specs = [cpu_model("large", 14), cpu_model("s1", 6), cpu_model("s2", 6), cpu_model("s3", 6)]
+    drive = Drive(specs, policy=Policy(max_models=9))
+    running = {name: drive.serve(name) for name in ("s1", "s2")}
+    large = drive.ask("large")
+    start = drive.now
+    while large not in drive.granted:
+        assert drive.now - start < 60, "small models take each piece that comes free"
+        waiting = {name: drive.ask(name) for name in ("s1", "s2", "s3")}
+        drive.sleep(1)
+        for ticket in running.values():
+            drive.end(ticket)
+        for name, status in drive.statuses().items():
+            if status is Status.STOPPING:
+                drive.exit(name)
+            elif status is Status.LOADING and drive.scheduler.view(name, drive.now).replica is not None:
+                drive.ready(name)
+        running = {name: ticket for name, ticket in waiting.items() if ticket in drive.granted}
+
+
+def test_ejecting_a_model_frees_those_that_made_room_for_it() -> None:
+    drive = Drive([cpu_model("a", slots=2), cpu_model("b")], policy=Policy(max_models=1))
+    drive.serve("a")
+    drive.ask("b")
+    drive.sleep(60)
+    assert drive.status("a") is Status.DRAINING
+    drive.eject("b", force=True)
+    assert drive.status("a") is Status.READY
+    assert drive.ask("a") in drive.granted
+
+
+def test_a_load_while_it_drains_keeps_the_model() -> None:
+    drive = Drive([cpu_model("a")])
+    running = drive.serve("a")
+    drive.eject("a")
+    drive.load("a")
+    assert drive.status("a") is Status.READY
+    drive.end(running)
+    assert not drive.stopped
+
+
+def test_nothing_is_loaded_for_nobody() -> None:
+    drive = Drive([gpu_model("a"), gpu_model("b")], devices=[host(), gpu(0)])
+    drive.ask("a")
+    ticket = drive.ask("b")
+    drive.leave(ticket)
+    drive.ready("a")
+    assert drive.starts() == ["a"]
+    assert drive.status("b") is Status.OFF
+
+
+def test_a_rival_is_looked_at_again_when_its_urgent_request_has_been_served() -> None:
+    drive = Drive([cpu_model("a"), cpu_model("b")], policy=Policy(max_models=1))
+    first = drive.serve("a")
+    urgent = drive.ask("a", Priority.HIGH)
+    drive.ask("b")
+    drive.ask("a", Priority.LOW)
+    drive.sleep(20)
+    drive.end(first)
+    assert urgent in drive.granted
+    assert drive.status("a") is Status.DRAINING, "b is due, and a's next request is less urgent"
+
+
 def test_closing_turns_waiters_away_and_lets_leases_end() -> None:
     drive = Drive([cpu_model("a"), cpu_model("b")])
     running = drive.serve("a")
@@ -359,6 +451,39 @@ def test_closing_turns_waiters_away_and_lets_leases_end() -> None:
     assert [stop.model for stop in drive.stopped] == ["b", "a"]
     late = drive.ask("a")
     assert drive.rejected[late].code is RejectCode.SHUTTING_DOWN
+
+
+def test_a_load_that_an_operator_asked_for_is_tried_once() -> None:
+    drive = Drive([cpu_model("a")])
+    drive.load("a")
+    drive.exit("a", "broken")
+    drive.sleep(600)
+    assert drive.starts() == ["a"]
+    assert drive.status("a") is Status.FAILED
+    drive.reset("a")
+    assert drive.status("a") is Status.OFF
+
+
+def test_a_restart_is_tried_again_until_the_model_is_given_up() -> None:
+    drive = Drive([cpu_model("a")])
+    drive.rest("a")
+    drive.sleep(11)
+    drive.exit("a", "killed")
+    for _ in range(5):
+        drive.exit("a", "no memory yet")
+        drive.sleep(20)
+    assert len(drive.started) == 6
+    assert drive.status("a") is Status.FAILED
+
+
+def test_a_model_that_waits_for_room_is_loading_and_says_why() -> None:
+    drive = Drive([cpu_model("a"), cpu_model("b")], policy=Policy(max_models=1))
+    drive.serve("a")
+    ticket = drive.ask("b")
+    assert drive.status("b") is Status.LOADING
+    assert drive.scheduler.view("b", drive.now).reason == "waits for room"
+    drive.leave(ticket)
+    assert drive.status("b") is Status.OFF
 
 
 @pytest.mark.parametrize("priority", list(Priority))

@@ -203,6 +203,72 @@ async def test_slots_that_move_count_as_progress(bench: Any) -> None:
             await request()
 
 
+async def test_a_slot_that_hangs_after_its_client_has_gone_costs_the_replica(bench: Any) -> None:
+    async with bench(request_timeout=0.2, policy=Policy(restart_grace=0.0)) as b:
+        async with await b.engine.lease("a", Priority.NORMAL):
+            b.launcher.children[0].readings = (SlotReading(0, busy=True, task=1, progress=1),)
+        async with await b.engine.lease("a", Priority.NORMAL) as lease:
+            assert len(b.launcher.children) == 2
+            lease.finish()
+
+
+async def test_of_two_leases_the_one_whose_slot_stands_still_is_ended(bench: Any) -> None:
+    async with bench(launcher=FakeLauncher(slots=2), request_timeout=0.3, generation_timeout=1.5) as b:
+        ends: list[str] = []
+
+        async def request(name: str) -> None:
+            try:
+                async with await b.engine.lease("a", Priority.NORMAL):
+                    await asyncio.Event().wait()
+            except (UpstreamStalled, GenerationTimeout) as error:
+                ends.append(f"{name}: {type(error).__name__}")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(request("stuck"))
+            await b.until(lambda: b.engine.view("a").busy == 1)
+            group.create_task(request("works"))
+            await b.until(lambda: b.engine.view("a").busy == 2)
+            b.launcher.children[0].stuck = (SlotReading(1, busy=True, task=7, progress=3),)
+            b.launcher.children[0].works = True
+        assert ends == ["stuck: UpstreamStalled", "works: GenerationTimeout"]
+
+
+async def test_nothing_is_granted_on_a_replica_that_has_been_given_up(bench: Any) -> None:
+    async with bench(policy=Policy(restart_grace=0.0), health_interval=0.02) as b:
+        b.engine.load("a")
+        await b.engine.wait_ready("a", timeout=5)
+        first = b.launcher.children[0]
+        first.hold_stop = asyncio.Event()
+        first.is_healthy = False
+        await b.until(lambda: first.stops != [])
+        waiting = asyncio.create_task(b.engine.lease("a", Priority.NORMAL))
+        await b.until(lambda: b.engine.view("a").queue_depth == 1)
+        first.hold_stop.set()
+        async with await waiting as lease:
+            assert lease.replica != first.replica
+            lease.finish()
+
+
+async def test_waiting_for_a_model_that_is_ejected_meanwhile_ends(bench: Any) -> None:
+    async with bench(launcher=FakeLauncher(ready_at_once=False)) as b:
+        b.engine.load("a")
+        waiting = asyncio.create_task(b.engine.wait_ready("a", timeout=60))
+        await b.until(lambda: b.launcher.children != [])
+        await b.engine.eject("a", force=False)
+        with pytest.raises(ModelEjected):
+            await waiting
+
+
+async def test_a_dropped_preload_does_not_make_a_load_too_large(bench: Any) -> None:
+    async with bench("a", "b", policy=Policy(max_models=1)) as b:
+        async with await b.engine.lease("a", Priority.NORMAL) as lease:
+            b.engine.load("b", evict=False)
+            b.engine.load("b")
+            assert b.engine.view("b").reason == "waits for room"
+            lease.finish()
+        await b.engine.wait_ready("b", timeout=5)
+
+
 async def test_a_cancellation_from_elsewhere_stays_one(bench: Any) -> None:
     async with bench() as b:
 

@@ -1,0 +1,77 @@
+"""How a request becomes an order, the same way on whatever route it came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.types import Receive, Scope, Send
+
+from router.api.body import MIB, Envelope, parse_json, read_body
+from router.api.context import context_of
+from router.api.endpoints import Claim, Endpoint
+from router.api.exchange import Order, configured_model, exchange
+from router.api.form import field_of
+from router.api.priority import priority_of
+from router.api.services import Services
+from router.errors import UnsupportedByModel
+from router.proxy.relay import Call
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A call as its request line tells it, before its body is read.
+
+    Attributes:
+        endpoint: what the call is to the child.
+        target: path and query for the child.
+        route: the route by which it came, as it is counted.
+        model: as the path or the query names it; None = the body does.
+    """
+
+    endpoint: Endpoint
+    target: str
+    route: str
+    model: str | None = None
+
+
+async def carry_out(services: Services, wish: Wish, scope: Scope, receive: Receive, send: Send) -> None:
+    """Read the body, understand it, and carry out what it asks for. Raises what `read_body` and `exchange` raise."""
+    with services.budget.hold() as hold:
+        body = await read_body(scope, receive, hold, limit=services.settings.api.max_body_mb * MIB)
+        await exchange(services, _order(services, wish, scope, body), scope, receive, send)
+
+
+def _order(services: Services, wish: Wish, scope: Scope, body: bytes) -> Order:
+    context, endpoint = context_of(scope), wish.endpoint
+    envelope = _envelope(endpoint, scope, body)
+    model = configured_model(services.settings, envelope.model if wish.model is None else wish.model)
+    if endpoint.generates and services.settings.models[model].writes_no_text:
+        raise UnsupportedByModel(
+            f"Model '{model}' writes no text: its flags start it for embedding or ranking only.", param="model"
+        )
+    return Order(
+        model=model,
+        priority=priority_of(scope["headers"], envelope.service_tier),
+        endpoint=wish.route,
+        claim=endpoint.claim,
+        call=Call(
+            method=scope["method"],
+            target=wish.target,
+            headers=scope["headers"],
+            body=body,
+            dialect=context.dialect,
+            request_id=context.request_id,
+            content_type="application/json" if endpoint.model_in == "json" else None,
+            stream=envelope.stream,
+        ),
+    )
+
+
+def _envelope(endpoint: Endpoint, scope: Scope, body: bytes) -> Envelope:
+    if endpoint.model_in == "json":
+        return parse_json(body)
+    if endpoint.model_in == "form":
+        content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+        return Envelope(field_of(body, content_type.decode("latin-1"), "model"), stream=False, service_tier=None)
+    # What takes a slot may well stream; what that means is the child's business.
+    return Envelope(None, stream=endpoint.claim is Claim.SLOT, service_tier=None)

@@ -1,0 +1,83 @@
+"""The steps of a replica's life, each with its booking and its command."""
+
+from __future__ import annotations
+
+from router.core.lifecycle import ReplicaState
+from router.core.outbox import Outbox
+from router.core.plan import startable
+from router.core.records import Model, Replica, State
+from router.core.types import Placement, Start, Stop, WakeAt
+
+
+class Fleet:
+    """Carries out what was decided about replicas. Part of the scheduler, and called by it alone."""
+
+    def __init__(self, state: State, out: Outbox) -> None:
+        self._state = state
+        self._out = out
+        self._ids = 0
+
+    def reserve(self, model: Model, placement: Placement, now: float) -> None:
+        """Book a placement for a new replica."""
+        self._ids += 1
+        replica = Replica(self._ids, model.spec.name, placement, model.spec.slots, created=now)
+        self._state.replicas[replica.id] = replica
+        self._state.ledger.book(replica.id, placement)
+        model.replica, model.reason = replica, ""
+        self._out.touch(model)
+
+    def start_reserved(self, now: float) -> None:
+        """Start every reserved replica whose GPUs no other load keeps."""
+        chosen, wake = startable(self._state, now)
+        for replica in chosen:
+            replica.to(ReplicaState.STARTING)
+            replica.started = now
+            self._out.add(Start(replica.id, replica.model, replica.placement))
+        if wake is not None:
+            self._out.add(WakeAt(wake))
+
+    def drop_unwanted(self) -> None:
+        """Give up reserved replicas that nobody waits for any more."""
+        for replica in list(self._state.replicas.values()):
+            model = self._model(replica)
+            if replica.state is ReplicaState.RESERVED and not model.queue and not model.want:
+                self.remove(replica)
+
+    def let_go(self, replica: Replica, reason: str) -> None:
+        """Lead a replica out of memory by the gentlest way its state allows."""
+        replica.reason = reason
+        if replica.state is ReplicaState.RESERVED:
+            self.remove(replica)
+        elif replica.state is ReplicaState.STARTING:
+            self.stop(replica, force=True)
+        elif replica.state is ReplicaState.READY:
+            replica.to(ReplicaState.DRAINING)
+            self._out.touch(self._model(replica))
+            if not replica.leases:
+                self.stop(replica, force=False)
+        elif replica.state is ReplicaState.DRAINING:
+            replica.makes_room_for = None  # whoever asked now does not want it back
+
+    def revive(self, replica: Replica) -> None:
+        """A draining replica stays after all."""
+        replica.to(ReplicaState.READY)
+        replica.reason, replica.makes_room_for = "", None
+        self._out.touch(self._model(replica))
+
+    def stop(self, replica: Replica, *, force: bool) -> None:
+        """Have its child ended."""
+        replica.to(ReplicaState.STOPPING)
+        self._out.touch(self._model(replica))
+        self._out.add(Stop(replica.id, replica.model, force, replica.reason))
+
+    def remove(self, replica: Replica) -> None:
+        """It is no more: its booking ends."""
+        replica.to(ReplicaState.GONE)
+        del self._state.replicas[replica.id]
+        self._state.ledger.release(replica.id)
+        model = self._model(replica)
+        model.replica = None
+        self._out.touch(model)
+
+    def _model(self, replica: Replica) -> Model:
+        return self._state.models[replica.model]

@@ -1,0 +1,92 @@
+"""What models were seen to take, kept over restarts in the state folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from router.core.learning import LEARNED, OBSERVED
+from router.core.types import Device, ModelSpec, ModelView, Need
+from router.inventory import Entry
+
+_log = logging.getLogger(__name__)
+
+FILE = "learned.json"
+
+
+class LearnedMemory:
+    """A file with one entry per model as it was loaded: its files, its flags, its slots and the devices.
+
+    Change one of them and the old figure does not count any more. A file that cannot be read or written costs the
+    knowledge and nothing else.
+    """
+
+    def __init__(self, folder: Path, entries: Sequence[Entry], devices: Sequence[Device]) -> None:
+        self._file = folder / FILE
+        names = [f"{device.id} {device.name}" for device in devices]
+        self._keys = {entry.name: _fingerprint(entry, names) for entry in entries}
+        self._known = _read(self._file)
+
+    def apply(self, spec: ModelSpec) -> ModelSpec:
+        """The spec with what is known of this model in place of the estimate."""
+        known = self._known.get(self._keys[spec.name])
+        if known is None:
+            return spec
+        return replace(spec, need=Need(known["gpu"], known["host"], spec.need.reserve, LEARNED))
+
+    def note(self, view: ModelView) -> bool:
+        """Remember what a model was seen to take; True if that is news."""
+        need = view.estimate
+        if need.source != OBSERVED:
+            return False
+        seen = {"gpu": need.gpu, "host": need.host, "model": view.name}
+        news = self._known.get(self._keys[view.name]) != seen
+        self._known[self._keys[view.name]] = seen
+        return news
+
+    def save(self) -> None:
+        """Write the file. Blocking."""
+        temporary = self._file.with_name(f".{FILE}.{os.getpid()}.tmp")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self._known, indent=1), encoding="utf-8")
+            temporary.replace(self._file)
+        except OSError as error:
+            _log.warning("cannot keep what was learned about memory in %s: %s", self._file, error.strerror)
+
+
+def _fingerprint(entry: Entry, devices: Sequence[str]) -> str:
+    files = [(file.name, *_stamp(file)) for file in entry.files]
+    facts = [files, entry.config.flags, dict(entry.config.env), entry.slots, devices]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    try:
+        found = file.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def _read(file: Path) -> dict[str, Mapping[str, Any]]:
+    """The entries that can be understood; the file may be cut, or somebody else's."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if _is_entry(value)}
+
+
+def _is_entry(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), int) and value[name] >= 0 for name in ("gpu", "host")
+    )

@@ -1,0 +1,76 @@
+"""What was seen of a model's memory, from one start to the next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router.config import ModelConfig
+from router.core.ledger import Ledger
+from router.core.records import Model
+from router.core.types import HOST, Device, DeviceKind, ModelSpec, ModelView, Need, Policy
+from router.core.view import model_view
+from router.inventory import Entry
+from router.learned import FILE, LearnedMemory
+
+RAM = Device(HOST, DeviceKind.HOST, None, "RAM", 1 << 30, 1 << 30)
+GPU = Device("gpu:0", DeviceKind.GPU, 0, "H200", 1 << 40, 1 << 40)
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> Entry:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"GGUF")
+    config = ModelConfig(model_path=file, flags=("-c", "4096"))
+    return Entry("m", config, (file,), file_bytes=4, slots=1, cache_ram_mb=16, need=Need(0, 100, 50))
+
+
+def spec_of(entry: Entry) -> ModelSpec:
+    return ModelSpec(entry.name, entry.slots, entry.need)
+
+
+def seen(entry: Entry, gpu: int, host: int) -> ModelView:
+    model = Model.of(spec_of(entry), Policy())
+    return replace(model_view(model, Ledger([RAM]), 0.0), estimate=Need(gpu, host, 50, "observed"))
+
+
+def need(entry: Entry, folder: Path, *devices: Device) -> Need:
+    return LearnedMemory(folder, [entry], devices or (RAM,)).apply(spec_of(entry)).need
+
+
+def test_the_next_start_knows(entry: Entry, tmp_path: Path) -> None:
+    learned = LearnedMemory(tmp_path, [entry], [RAM])
+    assert learned.note(seen(entry, 0, 700))
+    assert not learned.note(seen(entry, 0, 700)), "no news"
+    learned.save()
+    assert need(entry, tmp_path) == Need(0, 700, 50, "learned")
+
+
+def test_an_estimate_is_not_remembered(entry: Entry, tmp_path: Path) -> None:
+    view = replace(seen(entry, 0, 700), estimate=entry.need)
+    assert not LearnedMemory(tmp_path, [entry], [RAM]).note(view)
+
+
+def test_it_counts_for_the_same_files_flags_slots_and_devices_only(entry: Entry, tmp_path: Path) -> None:
+    learned = LearnedMemory(tmp_path, [entry], [RAM])
+    learned.note(seen(entry, 0, 700))
+    learned.save()
+    flags = entry.config.model_copy(update={"flags": ("-c", "8192")})
+    assert need(replace(entry, config=flags), tmp_path) == entry.need
+    assert need(replace(entry, slots=2), tmp_path) == entry.need
+    assert need(entry, tmp_path, RAM, GPU) == entry.need
+    entry.files[0].write_bytes(b"GGUF, another one")
+    assert need(entry, tmp_path) == entry.need
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", '{"a": 1}', '{"a": {"gpu": "x", "host": 1}}', "\x00"])
+def test_a_broken_file_costs_the_knowledge_only(content: str, entry: Entry, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(content)
+    assert need(entry, tmp_path) == entry.need
+
+
+def test_a_folder_that_cannot_be_written_costs_the_knowledge_only(entry: Entry, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    LearnedMemory(tmp_path / "file" / "state", [entry], [RAM]).save()
