@@ -104,7 +104,7 @@ def _read(out: Path, spent: _Spent, known: Mapping[str, float]) -> Profile:
     shares = {layer: of_layer / total for layer, of_layer in seconds.items()} | dict(known)
     costly = sorted(stats.items(), key=lambda item: -item[1][2])[:_TOP]
     return Profile(
-        shares=dict(sorted(filter(itemgetter(1), shares.items()), key=itemgetter(1), reverse=True)),
+        shares=dict(sorted(shares.items(), key=itemgetter(1), reverse=True)),
         functions=tuple((entry[2] / total, entry[1] / spent.units, _name(function)) for function, entry in costly),
     )
 

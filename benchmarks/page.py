@@ -15,6 +15,7 @@ PAGE = machine.ROOT / "docs" / "performance.md"
 _BEGIN, _END = "<!-- measured -->", "<!-- /measured -->"
 _MICRO = 1e6
 _LISTED = 12
+_SEEN = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,11 @@ def _sample_cells(sample: Sample) -> tuple[str, ...]:
 
 def _layers(work: Work, profile: Profile, cost: float) -> str:
     unit = "chunk" if work.stream else "request"
-    rows = [(layer, f"{share:.1%}", number(share * cost * _MICRO)) for layer, share in profile.shares.items()]
+    rows = [
+        (layer, f"{share:.1%}", number(share * cost * _MICRO))
+        for layer, share in profile.shares.items()
+        if share > _SEEN
+    ]
     return table(("layer", "share", f"µs per {unit}"), rows)
 
 

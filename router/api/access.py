@@ -21,7 +21,22 @@ from router.errors import AuthenticationFailed, Forbidden, RouterError
 OPEN = frozenset(("/health", "/healthz"))
 TAKING_TICKETS = frozenset(("/v1/models/status/stream", "/metrics/stream"))
 TAKING_METRICS_TOKEN = frozenset(("/metrics", "/metrics/stream"))
-_FORWARDING = frozenset((b"forwarded", b"via", b"x-real-ip"))
+# What proxies add of their own accord. A proxy that adds nothing cannot be told from a local client.
+_FORWARDING = frozenset(
+    (
+        b"cf-connecting-ip",
+        b"fastly-client-ip",
+        b"forwarded",
+        b"true-client-ip",
+        b"via",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"x-forwarded",
+        b"x-original-forwarded-for",
+        b"x-original-host",
+        b"x-real-ip",
+    )
+)
 
 
 class AccessMiddleware:
@@ -106,7 +121,7 @@ def _is_local(scope: Scope, origins: frozenset[str]) -> bool:
             return False
         if name == b"sec-fetch-mode" and value == b"no-cors" and (b"sec-fetch-site", b"cross-site") in scope["headers"]:
             return False  # an <img> of a foreign page: browsers send no origin with it
-        if name == b"origin" and not {text, "*"} & origins and not _is_loopback_name(text):
+        if name == b"origin" and text not in origins and not _is_loopback_name(text):
             return False
     return True
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
 from router import __version__
 from router.api import openapi
 from router.api.access import AccessMiddleware
 from router.api.boundary import Boundary, Identity
+from router.api.cors import Cors
 from router.api.errors import add_error_handlers
 from router.api.routes import inference, live, management, models, monitoring, upstream
 from router.api.services import Services
@@ -43,7 +43,7 @@ def _middleware(services: Services) -> list[Middleware]:
     """CORS stands before access, since preflights carry no key, and before the boundary, so that no error lacks it."""
     origins = services.settings.api.cors_origins
     cors = Middleware(
-        CORSMiddleware,
+        Cors,
         allow_origins=list(origins),
         allow_methods=["*"],
         allow_headers=["*"],

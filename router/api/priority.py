@@ -21,13 +21,15 @@ _WORDS = {
 
 def priority_of(headers: Iterable[tuple[bytes, bytes]], service_tier: object = None) -> Priority:
     """The header decides; without it OpenAI's `service_tier` does. Raises InvalidRequest that names the header."""
-    for name, value in headers:
-        if name == _RAW_HEADER:
-            found = _WORDS.get(value.strip().lower())
-            if found is None:
-                shown = value[:40].decode("ascii", "replace")
-                raise InvalidRequest(f"{HEADER} is {shown!r}; use high, normal or low (or 1, 2, 3).", param=HEADER)
-            return found
+    told = [value for name, value in headers if name == _RAW_HEADER]
+    if len(told) > 1:
+        raise InvalidRequest(f"{HEADER} comes {len(told)} times; send it once.", param=HEADER)
+    if told:
+        found = _WORDS.get(told[0].strip().lower())
+        if found is None:
+            shown = told[0][:40].decode("ascii", "replace")
+            raise InvalidRequest(f"{HEADER} is {shown!r}; use high, normal or low (or 1, 2, 3).", param=HEADER)
+        return found
     if service_tier == "priority":
         return Priority.HIGH
     return Priority.LOW if service_tier == "flex" else Priority.NORMAL

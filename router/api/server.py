@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -35,6 +36,14 @@ def listen(host: str, port: int) -> socket.socket:
         sock.close()
         raise OSError(error.errno, f"Cannot listen on {host}:{port}: {error.strerror}") from error
     return sock
+
+
+def _protocol() -> type[asyncio.Protocol] | Literal["auto"]:
+    try:
+        from router.api.protocol import HttpProtocol  # noqa: PLC0415  not everywhere is httptools
+    except ImportError:
+        return "auto"
+    return HttpProtocol
 
 
 class Server(uvicorn.Server):
@@ -72,6 +81,7 @@ class Server(uvicorn.Server):
                 # Its own way out cuts connections without a word, so it comes after `on_deadline`.
                 timeout_graceful_shutdown=math.ceil(drain + _LAST_WORDS_SEC),
                 ws="none",
+                http=_protocol(),
             )
         )
         self._on_listening = on_listening

@@ -40,7 +40,7 @@ def translated(status: int, body: bytes) -> ErrorInfo:
         code=code if isinstance(code, str) else _CODES.get(kind, kind),
         param=_text(error.get("param")) or None,
         extra={key: value for key, value in error.items() if key not in _STANDARD},
-        headers={"retry-after": "1"} if status == 503 else {},
+        headers={"retry-after": "1"} if status in {429, 503} else {},
     )
 
 

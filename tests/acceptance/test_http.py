@@ -31,7 +31,7 @@ def test_length_and_transfer_encoding(running_router: RunningRouter) -> None:
     )
     with Wire(running_router.url) as wire:
         wire.send(head % len(BODY) + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY))
-        assert wire.answer().status_code == 400
+        expect_error(wire.answer(), 400)
         assert wire.closed()
 
 

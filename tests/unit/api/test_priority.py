@@ -28,3 +28,8 @@ def test_anything_else_names_the_header(word: bytes) -> None:
 )
 def test_the_service_tier_counts_without_a_header(tier: object, priority: int) -> None:
     assert priority_of([], tier) is Priority(priority)
+
+
+def test_two_of_them_are_one_too_many() -> None:
+    with pytest.raises(InvalidRequest, match="2 times"):
+        priority_of([(b"x-request-priority", b"low"), (b"x-request-priority", b"high")])
