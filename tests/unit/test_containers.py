@@ -101,7 +101,7 @@ def test_models_configuration_and_state_are_found_by_themselves(tmp_path: Path) 
     app = tmp_path / workdir.lstrip("/")
     (app / "models").mkdir(parents=True)
     (app / "models" / "tiny.gguf").write_bytes(b"GGUF")
-    (app / "llama-server").touch()
+    (app / "llama-server").touch(mode=0o755)
     (app / "config.json").write_text("{}")
     environ = {
         name: value.replace("/app", str(app)) for name, value in image_environment().items() if name in VARIABLES
