@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from router.core.lifecycle import ReplicaState
-from router.core.types import Policy, Priority
-from tests.support.drive import Drive, cpu_model, gpu, gpu_model, host
+from router.core.types import DeviceReading, Policy, Priority
+from tests.support.drive import GIB, Drive, cpu_model, gpu, gpu_model, host
 
 MODELS = [
     cpu_model("a", 2, slots=2, idle_timeout=20),
@@ -21,6 +22,8 @@ MODELS = [
 ]
 NAMES = [spec.name for spec in MODELS]
 names = st.sampled_from(NAMES)
+# Taken by other processes all the time, on devices of which the models may have all.
+OTHERS = {"host": 1 * GIB, "gpu:0": 5 * GIB, "gpu:1": 0}
 
 
 class RouterMachine(RuleBasedStateMachine):
@@ -30,6 +33,29 @@ class RouterMachine(RuleBasedStateMachine):
         self.asked: set[int] = set()
         self.left: set[int] = set()
         self.over: set[int] = set()
+        self.observe()
+
+    def holding(self) -> Mapping[int, Mapping[str, int]]:
+        """What the children really hold: all that was expected of them, from the first moment to the last."""
+        alive = (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.STOPPING)
+        replicas = self.drive.scheduler.replicas.values()
+        return {replica.id: replica.placement.bytes for replica in replicas if replica.state in alive}
+
+    def look(self) -> None:
+        """Let the next event that brings readings bring those of now."""
+        used = Counter(OTHERS)
+        for held in self.holding().values():
+            used.update(held)
+        self.drive.readings = tuple(
+            DeviceReading(view.device.id, view.total, used[view.device.id], view.total - used[view.device.id])
+            for view in self.drive.scheduler.devices()
+        )
+
+    @rule()
+    def observe(self) -> None:
+        self.look()
+        now = self.drive.now
+        self.drive.take(self.drive.scheduler.memory_observed(self.drive.readings, self.holding(), now))
 
     @rule(model=names, priority=st.sampled_from(Priority), timeout=st.integers(1, 120), count=st.integers(1, 4))
     def ask(self, model: str, priority: Priority, timeout: int, count: int) -> None:
@@ -55,22 +81,31 @@ class RouterMachine(RuleBasedStateMachine):
     @rule(data=st.data(), slots=st.integers(1, 4))
     def ready(self, data: st.DataObject, slots: int) -> None:
         if (model := self.draw_in(data, ReplicaState.STARTING)) is not None:
+            self.look()
+            self.drive.usage = self.holding()[self.drive.replica(model)]
             self.drive.ready(model, slots=slots)
 
     @rule(data=st.data(), reclaim=st.booleans())
     def exit(self, data: st.DataObject, reclaim: bool) -> None:
         if (model := self.draw_in(data, ReplicaState.STOPPING)) is not None:
-            self.drive.exit(model, reclaim=reclaim)
+            self.drive.exit(model, reclaim=False)
+            if reclaim:
+                self.look()
+                self.drive.reclaim(self.drive.replica(model))
 
     @rule(data=st.data(), reclaim=st.booleans())
     def crash(self, data: st.DataObject, reclaim: bool) -> None:
         alive = (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING)
         if (model := self.draw_in(data, *alive)) is not None:
-            self.drive.exit(model, reclaim=reclaim)
+            self.drive.exit(model, reclaim=False)
+            if reclaim:
+                self.look()
+                self.drive.reclaim(self.drive.replica(model))
 
     @rule(data=st.data())
     def reclaimed(self, data: st.DataObject) -> None:
         if (model := self.draw_in(data, ReplicaState.RECLAIMING)) is not None:
+            self.look()
             self.drive.reclaim(self.drive.replica(model))
 
     @rule(model=names, evict=st.booleans())
@@ -98,6 +133,12 @@ class RouterMachine(RuleBasedStateMachine):
     def nothing_is_overbooked(self) -> None:
         for device in self.drive.scheduler.devices():
             assert 0 <= device.booked <= device.device.capacity
+
+    @invariant()
+    def nothing_is_overcommitted(self) -> None:
+        for view in self.drive.scheduler.devices():
+            held = sum(held.get(view.device.id, 0) for held in self.holding().values())
+            assert held + OTHERS[view.device.id] <= view.total
 
     @invariant()
     def the_count_is_kept(self) -> None:
