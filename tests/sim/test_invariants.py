@@ -23,7 +23,7 @@ MODELS = [
 NAMES = [spec.name for spec in MODELS]
 names = st.sampled_from(NAMES)
 # Taken by other processes all the time, on devices of which the models may have all.
-OTHERS = {"host": 1 * GIB, "gpu:0": 5 * GIB, "gpu:1": 0}
+OTHERS = {"host": 2 * GIB, "gpu:0": 5 * GIB, "gpu:1": 0}
 
 
 class RouterMachine(RuleBasedStateMachine):
