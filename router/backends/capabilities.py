@@ -29,6 +29,9 @@ _FLAG = re.compile(r"\s*(--?[A-Za-z][\w-]*)(,?)")
 
 Kind = Literal["binary", "embedded"]
 
+# What the router uses where it is there; an old build lacks some of it.
+_NOTABLE = ("--parallel", "--metrics", "--slots", "--cache-ram", "--slot-save-path", "--log-jsonl", "--fit")
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
@@ -56,7 +59,9 @@ class Capabilities:
 
     def __str__(self) -> str:
         where = f" at {self.command[0]}" if self.kind == "binary" else ""
-        return f"{self.name}{where}, version {self.version}"
+        missing = [flag for flag in _NOTABLE if not self.supports(flag)]
+        lacks = f"; without {', '.join(missing)}" if missing else ""
+        return f"{self.name}{where}, version {self.version}, {len(self.flags)} flags{lacks}"
 
 
 class Finder:

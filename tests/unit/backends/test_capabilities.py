@@ -129,3 +129,8 @@ async def test_the_routers_secrets_are_not_shown_to_it(tmp_path: Path, monkeypat
     monkeypatch.setenv("API_KEY", "router-key")
     found = await ask((str(script(tmp_path / "nosy", 'echo "version: key=$API_KEY."')),), "binary")
     assert found.version == "key=."
+
+
+def test_what_a_build_lacks_is_told() -> None:
+    found = Capabilities(("/opt/llama-server",), "binary", "1", frozenset({"--parallel", "--metrics"}))
+    assert "without --slots, --cache-ram" in str(found)
