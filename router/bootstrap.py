@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from router import __version__
 from router.api.app import create_app
 from router.api.body import BodyBudget
-from router.api.server import Server, listen
+from router.api.server import Server, hush_uvicorn, listen
 from router.api.services import Services
 from router.api.tickets import TicketOffice
 from router.backends.llama_server import LlamaServerLauncher
@@ -64,6 +64,7 @@ class Router:
 def serve(*, config: Path | None, host: str | None, port: int | None) -> int:
     """Run until told to stop; returns the exit code. Raises ConfigError, DemoError, OSError."""
     configure_logging()
+    hush_uvicorn()
     config, demo = _config_or_demo(config)
     settings = load_settings(config_path=config, environ=os.environ, host=host, port=port)
     _check_state_dir(settings)

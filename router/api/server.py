@@ -46,6 +46,13 @@ def _protocol() -> type[asyncio.Protocol] | Literal["auto"]:
     return HttpProtocol
 
 
+def hush_uvicorn() -> None:
+    """Keep uvicorn's words about its start and stop, and about answers left incomplete on purpose, out of the log."""
+    errors = logging.getLogger("uvicorn.error")
+    errors.setLevel(logging.WARNING)
+    errors.addFilter(AbortFilter())
+
+
 class Server(uvicorn.Server):
     """Serves until SIGTERM or SIGINT.
 
@@ -88,9 +95,6 @@ class Server(uvicorn.Server):
         self._on_exit = on_exit
         self._on_deadline = on_deadline
         self._drain = drain
-        errors = logging.getLogger("uvicorn.error")
-        errors.setLevel(logging.WARNING)  # its start and stop are told in our own words
-        errors.addFilter(AbortFilter())
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from router.backends.capabilities import EMBEDDED, Finder, ask, find_command, parse_flags, parse_version
+from router.backends.capabilities import EMBEDDED, Capabilities, Finder, ask, find_command, parse_flags, parse_version
 from router.engine.ports import LaunchError
 from tests.fakes.fake_binary import make_fake_binary
 
