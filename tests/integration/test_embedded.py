@@ -41,9 +41,10 @@ class Embedded:
         )
         assert self.process.stderr is not None
         self._lines: queue.Queue[str] = queue.Queue()
-        self._pump = threading.Thread(target=self._read, args=(self.process.stderr,))
+        self._pump = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
         self._pump.start()
-        self.address = self.wait_for(r"^serving (http://\S+)$").group(1)
+        # llama.cpp writes its lines in pieces, so ours may stand in the middle of one of its own.
+        self.address = self.wait_for(r"serving (http://\S+)$").group(1)
         self.client = httpx.Client(
             base_url=self.address, headers={"authorization": f"Bearer {key}"}, timeout=DEADLINE, trust_env=False
         )
