@@ -53,6 +53,13 @@ def test_a_later_start_makes_no_models_again(folder: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
+def test_a_demo_that_lost_a_model_is_completed(folder: Path) -> None:
+    (folder / ".llama-router" / "demo" / "demo-small.gguf").unlink()
+    shown = run("models", cwd=folder)
+    assert shown.returncode == 0, shown.stderr
+    assert (folder / ".llama-router" / "demo" / "demo-small.gguf").is_file()
+
+
 def test_models_shows_a_table(folder: Path) -> None:
     shown = run("models", "--config", ".llama-router/demo/config.json", cwd=folder)
     assert shown.returncode == 0, shown.stderr
