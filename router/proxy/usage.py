@@ -45,7 +45,7 @@ class UsageTap:
         """What the answer says it took; zeros where it says nothing."""
         prompt = completion = 0
         timed = Tokens()
-        for part in (self._head, b"".join(self._tail)[-_TAIL:]):
+        for part in self._parts():
             text = part.decode("utf-8", "replace")
             for match in _COUNTS.finditer(text):
                 counts = _decoded(text, match.end())
@@ -57,6 +57,11 @@ class UsageTap:
                     prompt = _prompt_tokens(counts) or prompt
                     completion = _number(counts, "completion_tokens") or _number(counts, "output_tokens") or completion
         return Tokens(prompt or timed.prompt, completion or timed.completion)
+
+    def _parts(self) -> tuple[bytes, ...]:
+        tail = b"".join(self._tail)
+        # Below this nothing has been dropped, so the head would only be read twice.
+        return (tail,) if self._held < _TAIL else (self._head, tail[-_TAIL:])
 
 
 def _decoded(text: str, start: int) -> dict[str, object]:
