@@ -54,9 +54,10 @@ class Call:
 
 
 async def relay(upstream: Upstream, call: Call, answer: Answer, tap: UsageTap, lease: Lease | None = None) -> None:
-    """Send `call` to `upstream` and its answer to `answer`, all but the answer's end.
+    """Send `call` to `upstream` and its answer to `answer`, all but the answer's end, which `Answer.end` sends.
 
-    The end is left to the caller, so that the slot is given back before a slow client has taken the last byte.
+    The end is left to the caller, and with it the last chunk where it is known to be one, so that the slot is given
+    back before a slow client has taken the last byte.
     Raises UpstreamFailed; whether the client has been told something is seen from `answer.started`.
     """
     async with AsyncExitStack() as stack:
@@ -120,7 +121,7 @@ async def _pass_body(response: aiohttp.ClientResponse, answer: Answer, tap: Usag
     await answer.start(response.status, headers.to_client(response.raw_headers))
     while chunk:
         tap.feed(chunk)
-        if await answer.write(chunk) and lease is not None:
+        if (answer.hold(chunk) if content.at_eof() else await answer.write(chunk)) and lease is not None:
             lease.progress()
         chunk = await content.readany()
 
@@ -134,7 +135,7 @@ async def _pass_error(response: aiohttp.ClientResponse, call: Call, answer: Answ
     found = [(b"content-type", b"application/json"), (b"content-length", str(len(told)).encode())]
     found += [(name.encode(), value.encode()) for name, value in info.headers.items()]
     await answer.start(info.status, found)
-    await answer.write(told)
+    answer.hold(told)
 
 
 def _failure(error: Exception) -> UpstreamFailed:
