@@ -8,7 +8,6 @@ import re
 import time
 import uuid
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.api.context import RequestContext, attach, context_of
@@ -97,11 +96,12 @@ def _request_id(scope: Scope) -> str:
 
 
 def _add_request_id(message: Message, context: RequestContext) -> None:
-    headers = MutableHeaders(raw=list(message.get("headers", ())))
-    headers["x-request-id"] = context.request_id
+    """Nothing inside says these headers: the proxy drops those of a child."""
+    told = context.request_id.encode("ascii")
+    added = [(b"x-request-id", told)]
     if context.dialect is Dialect.ANTHROPIC:
-        headers["request-id"] = context.request_id
-    message["headers"] = headers.raw
+        added.append((b"request-id", told))
+    message["headers"] = [*message.get("headers", ()), *added]
 
 
 def _log_access(scope: Scope, context: RequestContext) -> None:
