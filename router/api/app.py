@@ -28,7 +28,6 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     add_error_handlers(app)
-    # The hot paths first: routes are tried in order.
     app.router.routes[:0] = inference.routes(services)
     for module in (live, management, monitoring):
         app.include_router(module.router)
@@ -54,4 +53,5 @@ def _middleware(services: Services) -> list[Middleware]:
         *([cors] if origins else []),
         Middleware(Boundary),
         Middleware(AccessMiddleware, services=services),
+        Middleware(inference.ShortCut, services=services),
     ]
