@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import aiohttp
@@ -60,36 +59,45 @@ async def relay(upstream: Upstream, call: Call, answer: Answer, tap: UsageTap, l
     back before a slow client has taken the last byte.
     Raises UpstreamFailed; whether the client has been told something is seen from `answer.started`.
     """
-    async with AsyncExitStack() as stack:
-        try:
-            response = await _opened(stack, upstream, call)
-            # A whole answer has handed its connection back by then, so this closes broken ones alone.
-            stack.callback(response.close)
-            if response.status >= 400:
-                await _pass_error(response, call, answer)
-            else:
-                await _pass_body(response, answer, tap, lease)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _failure(error) from error
-        if lease is not None and response.content.at_eof():
-            lease.finish()
-
-
-async def _opened(stack: AsyncExitStack, upstream: Upstream, call: Call) -> aiohttp.ClientResponse:
-    """The upstream's response head; one more try when a connection broke before any byte of it came.
-
-    The second try has a fresh connection: the usual cause is a kept one that the upstream was about to close.
-    """
     if upstream.session.closed:
         raise UpstreamFailed("The model's server is being stopped; try again.", retry_after=1)
+    try:
+        response = await _first_try(upstream, call)
+        if response is not None:
+            await _passed(response, call, answer, tap, lease)
+            return
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as fresh:
+            await _passed(await _requested(fresh, upstream, call), call, answer, tap, lease)
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise _failure(error) from error
+
+
+async def _first_try(upstream: Upstream, call: Call) -> aiohttp.ClientResponse | None:
+    """The upstream's response head; None when a connection broke before any byte of it came.
+
+    A second try wants a fresh connection: the usual cause is a kept one that the upstream was about to close.
+    """
     try:
         return await _requested(upstream.session, upstream, call)
     except aiohttp.ClientConnectorError:
         raise
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-        connector = aiohttp.TCPConnector(force_close=True)
-        fresh = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
-        return await _requested(fresh, upstream, call)
+        return None
+
+
+async def _passed(
+    response: aiohttp.ClientResponse, call: Call, answer: Answer, tap: UsageTap, lease: Lease | None
+) -> None:
+    try:
+        if response.status >= 400:
+            await _pass_error(response, call, answer)
+        else:
+            await _pass_body(response, answer, tap, lease)
+        if lease is not None and response.content.at_eof():
+            lease.finish()
+    finally:
+        response.close()  # a whole answer has handed its connection back by then, so this closes broken ones alone
 
 
 async def _requested(session: aiohttp.ClientSession, upstream: Upstream, call: Call) -> aiohttp.ClientResponse:
