@@ -25,6 +25,8 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        # The framework's own, which looks around for an exporter at every request; ours is router.telemetry.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.services = services
     add_error_handlers(app)
