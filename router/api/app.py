@@ -25,10 +25,11 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        # The framework's own, which looks around for an exporter at every request; ours is router.telemetry.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.services = services
     add_error_handlers(app)
-    # The hot paths first: routes are tried in order.
     app.router.routes[:0] = inference.routes(services)
     for module in (live, management, monitoring):
         app.include_router(module.router)
@@ -54,4 +55,5 @@ def _middleware(services: Services) -> list[Middleware]:
         *([cors] if origins else []),
         Middleware(Boundary),
         Middleware(AccessMiddleware, services=services),
+        Middleware(inference.ShortCut, services=services),
     ]

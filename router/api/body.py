@@ -115,10 +115,17 @@ async def _received(receive: Receive) -> Message:
     return message
 
 
+def _no_constant(name: str) -> NoReturn:
+    raise InvalidRequest(f"The body is not valid JSON: {name} is not a number of JSON.")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)  # `json.loads` would make one for each call
+
+
 def parse_json(body: bytes) -> Envelope:
     """Understand a JSON body. Raises InvalidRequest for anything that is not a JSON object in UTF-8."""
     try:
-        found = json.loads(str(body, "utf-8"), parse_constant=_no_constant)
+        found = _DECODER.decode(str(body, "utf-8"))
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"The body is not UTF-8 (byte {error.start}).") from error
     except RecursionError as error:
@@ -130,7 +137,3 @@ def parse_json(body: bytes) -> Envelope:
     if not isinstance(found, dict):
         raise InvalidRequest("The body must be a JSON object.")
     return Envelope(found.get("model"), found.get("stream") is True, found.get("service_tier"))
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise InvalidRequest(f"The body is not valid JSON: {name} is not a number of JSON.")

@@ -23,11 +23,12 @@ class Answer:
         first_content: monotonic time of the first chunk that was no ping; None before.
     """
 
-    __slots__ = ("_boundary", "_send", "complete", "first_content", "status", "streaming")
+    __slots__ = ("_boundary", "_held", "_send", "complete", "first_content", "status", "streaming")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._boundary = EventBoundary()
+        self._held = b""
         self.status = 0
         self.streaming = False
         self.complete = False
@@ -46,15 +47,25 @@ class Answer:
 
     async def write(self, chunk: bytes) -> bool:
         """Pass a chunk (not empty) on; False if it was nothing but a ping."""
-        content = self._boundary.feed(chunk) if self.streaming else True
-        if content and self.first_content is None:
-            self.first_content = monotonic()
+        content = self._noted(chunk)
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         return content
 
+    def hold(self, chunk: bytes) -> bool:
+        """Keep the last chunk for `end`, which then takes no message of its own; otherwise as `write`."""
+        self._held = chunk
+        return self._noted(chunk)
+
+    def _noted(self, chunk: bytes) -> bool:
+        content = self._boundary.feed(chunk) if self.streaming else True
+        if content and self.first_content is None:
+            self.first_content = monotonic()
+        return content
+
     async def end(self) -> None:
+        """Send what is held, and the end with it."""
         self.complete = True
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send({"type": "http.response.body", "body": self._held, "more_body": False})
 
     async def break_off(self, event: bytes) -> None:
         """Tell in the stream that it broke, and leave it incomplete.

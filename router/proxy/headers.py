@@ -19,6 +19,7 @@ _HOP_BY_HOP = frozenset(
 )  # fmt: skip
 # The router says these itself.
 _OURS = frozenset((b"server", b"date", b"x-request-id", b"request-id", b"www-authenticate"))
+_DROPPED = _HOP_BY_HOP | _OURS
 
 
 def to_upstream(
@@ -47,15 +48,17 @@ def to_upstream(
 
 def to_client(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
     """The response headers for the client, names in lower case."""
-    lowered = [(name.lower(), value) for name, value in headers]
-    named = {token.strip().lower() for name, value in lowered if name == b"connection" for token in value.split(b",")}
-    chunked = any(name == b"transfer-encoding" for name, _ in lowered)
-    return [
-        (name, value)
-        for name, value in lowered
-        if name not in _HOP_BY_HOP
-        and name not in _OURS
-        and name not in named
-        and not name.startswith(b"access-control-")
-        and not (chunked and name == b"content-length")
-    ]
+    found: RawHeaders = []
+    named: set[bytes] = set()
+    chunked = False
+    for raw_name, value in headers:
+        name = raw_name.lower()
+        if name == b"connection":
+            named.update(token.strip().lower() for token in value.split(b","))
+        elif name == b"transfer-encoding":
+            chunked = True
+        elif name not in _DROPPED and not name.startswith(b"access-control-"):
+            found.append((name, value))
+    if chunked:
+        named.add(b"content-length")
+    return [(name, value) for name, value in found if name not in named] if named else found

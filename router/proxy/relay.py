@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import aiohttp
@@ -54,41 +53,51 @@ class Call:
 
 
 async def relay(upstream: Upstream, call: Call, answer: Answer, tap: UsageTap, lease: Lease | None = None) -> None:
-    """Send `call` to `upstream` and its answer to `answer`, all but the answer's end.
+    """Send `call` to `upstream` and its answer to `answer`, all but the answer's end, which `Answer.end` sends.
 
-    The end is left to the caller, so that the slot is given back before a slow client has taken the last byte.
+    The end is left to the caller, and with it the last chunk where it is known to be one, so that the slot is given
+    back before a slow client has taken the last byte.
     Raises UpstreamFailed; whether the client has been told something is seen from `answer.started`.
-    """
-    async with AsyncExitStack() as stack:
-        try:
-            response = await _opened(stack, upstream, call)
-            # A whole answer has handed its connection back by then, so this closes broken ones alone.
-            stack.callback(response.close)
-            if response.status >= 400:
-                await _pass_error(response, call, answer)
-            else:
-                await _pass_body(response, answer, tap, lease)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _failure(error) from error
-        if lease is not None and response.content.at_eof():
-            lease.finish()
-
-
-async def _opened(stack: AsyncExitStack, upstream: Upstream, call: Call) -> aiohttp.ClientResponse:
-    """The upstream's response head; one more try when a connection broke before any byte of it came.
-
-    The second try has a fresh connection: the usual cause is a kept one that the upstream was about to close.
     """
     if upstream.session.closed:
         raise UpstreamFailed("The model's server is being stopped; try again.", retry_after=1)
+    try:
+        response = await _first_try(upstream, call)
+        if response is not None:
+            await _passed(response, call, answer, tap, lease)
+            return
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as fresh:
+            await _passed(await _requested(fresh, upstream, call), call, answer, tap, lease)
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise _failure(error) from error
+
+
+async def _first_try(upstream: Upstream, call: Call) -> aiohttp.ClientResponse | None:
+    """The upstream's response head; None when a connection broke before any byte of it came.
+
+    A second try wants a fresh connection: the usual cause is a kept one that the upstream was about to close.
+    """
     try:
         return await _requested(upstream.session, upstream, call)
     except aiohttp.ClientConnectorError:
         raise
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-        connector = aiohttp.TCPConnector(force_close=True)
-        fresh = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
-        return await _requested(fresh, upstream, call)
+        return None
+
+
+async def _passed(
+    response: aiohttp.ClientResponse, call: Call, answer: Answer, tap: UsageTap, lease: Lease | None
+) -> None:
+    try:
+        if response.status >= 400:
+            await _pass_error(response, call, answer)
+        else:
+            await _pass_body(response, answer, tap, lease)
+        if lease is not None and response.content.at_eof():
+            lease.finish()
+    finally:
+        response.close()  # a whole answer has handed its connection back by then, so this closes broken ones alone
 
 
 async def _requested(session: aiohttp.ClientSession, upstream: Upstream, call: Call) -> aiohttp.ClientResponse:
@@ -120,7 +129,7 @@ async def _pass_body(response: aiohttp.ClientResponse, answer: Answer, tap: Usag
     await answer.start(response.status, headers.to_client(response.raw_headers))
     while chunk:
         tap.feed(chunk)
-        if await answer.write(chunk) and lease is not None:
+        if (answer.hold(chunk) if content.at_eof() else await answer.write(chunk)) and lease is not None:
             lease.progress()
         chunk = await content.readany()
 
@@ -134,7 +143,7 @@ async def _pass_error(response: aiohttp.ClientResponse, call: Call, answer: Answ
     found = [(b"content-type", b"application/json"), (b"content-length", str(len(told)).encode())]
     found += [(name.encode(), value.encode()) for name, value in info.headers.items()]
     await answer.start(info.status, found)
-    await answer.write(told)
+    answer.hold(told)
 
 
 def _failure(error: Exception) -> UpstreamFailed:

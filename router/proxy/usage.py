@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _HEAD = 4 * 1024
 _TAIL = 8 * 1024
-_COUNTS = re.compile(r'"(usage|timings)"\s*:\s*(?=\{)')
+_USAGE = re.compile(r'"usage"\s*:\s*(?=\{)')
+_TIMINGS = re.compile(r'"timings"\s*:\s*(?=\{)')
 _DECODER = json.JSONDecoder()
 
 
@@ -43,20 +45,26 @@ class UsageTap:
 
     def tokens(self) -> Tokens:
         """What the answer says it took; zeros where it says nothing."""
+        texts = [part.decode("utf-8", "replace") for part in self._parts()]
         prompt = completion = 0
+        for counts in _found(_USAGE, texts):
+            prompt = _prompt_tokens(counts) or prompt
+            completion = _number(counts, "completion_tokens") or _number(counts, "output_tokens") or completion
+        if prompt and completion:
+            return Tokens(prompt, completion)
         timed = Tokens()
-        for part in (self._head, b"".join(self._tail)[-_TAIL:]):
-            text = part.decode("utf-8", "replace")
-            for match in _COUNTS.finditer(text):
-                counts = _decoded(text, match.end())
-                if match[1] == "timings":
-                    timed = Tokens(
-                        _number(counts, "prompt_n") + _number(counts, "cache_n"), _number(counts, "predicted_n")
-                    )
-                else:
-                    prompt = _prompt_tokens(counts) or prompt
-                    completion = _number(counts, "completion_tokens") or _number(counts, "output_tokens") or completion
+        for counts in _found(_TIMINGS, texts):
+            timed = Tokens(_number(counts, "prompt_n") + _number(counts, "cache_n"), _number(counts, "predicted_n"))
         return Tokens(prompt or timed.prompt, completion or timed.completion)
+
+    def _parts(self) -> tuple[bytes, ...]:
+        tail = b"".join(self._tail)
+        # Below this nothing has been dropped, so the head would only be read twice.
+        return (tail,) if self._held < _TAIL else (self._head, tail[-_TAIL:])
+
+
+def _found(name: re.Pattern[str], texts: Iterable[str]) -> Iterator[dict[str, object]]:
+    return (_decoded(text, match.end()) for text in texts for match in name.finditer(text))
 
 
 def _decoded(text: str, start: int) -> dict[str, object]:

@@ -45,7 +45,10 @@ class _Secrets:
         self._compile()
 
     def strip(self, text: str) -> str:
-        return text if self._pattern is None else self._pattern.sub(REDACTED, text)
+        # Looking for each is several times faster than the pattern, and nearly every line holds none.
+        if self._pattern is None or not any(secret in text for secret in self._known):
+            return text
+        return self._pattern.sub(REDACTED, text)
 
     def _compile(self) -> None:
         # Longest first, so that a secret within a longer one does not leave the rest of it standing.
@@ -72,6 +75,8 @@ class LineFormatter(logging.Formatter):
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
         self._colour = colour
+        self._second = -1
+        self._moment = ""
 
     def format(self, record: logging.LogRecord) -> str:
         lines = [self._head(record)]
@@ -82,12 +87,13 @@ class LineFormatter(logging.Formatter):
         return "\n    ".join(_escape(_secrets.strip(line)) if number else line for number, line in enumerate(lines))
 
     def _head(self, record: logging.LogRecord) -> str:
-        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        if (second := int(record.created)) != self._second:
+            self._second, self._moment = second, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
         message = _escape(_secrets.strip(record.getMessage()))
         level = f"{record.levelname:<7}"
         if self._colour and (paint := _COLOURS.get(record.levelno)):
             level = f"{paint}{level}{_RESET}"
-        return f"{moment}.{int(record.msecs):03d} {level} {record.name}  {message}"
+        return f"{self._moment}.{int(record.msecs):03d} {level} {record.name}  {message}"
 
 
 def configure_logging(level: str | int = "INFO", *, stream: TextIO | None = None) -> None:
@@ -102,6 +108,8 @@ def configure_logging(level: str | int = "INFO", *, stream: TextIO | None = None
     for old in [old for old in root.handlers if isinstance(old.formatter, LineFormatter)]:
         root.removeHandler(old)
     root.addHandler(handler)
+    # Not in our lines, so not to be found out for each of them.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root.setLevel(level.upper() if isinstance(level, str) else level)
     for name in _UVICORN_LOGGERS:
         logger = logging.getLogger(name)
@@ -113,4 +121,6 @@ def configure_logging(level: str | int = "INFO", *, stream: TextIO | None = None
 
 
 def _escape(text: str) -> str:
+    if text.isprintable():  # all of _CONTROL is not
+        return text
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.api.endpoints import ENDPOINTS, Endpoint
 from router.api.orders import Wish, carry_out
 from router.api.services import Services
 from router.api.targets import target
+
+_RELAYED = tuple(endpoint for endpoint in ENDPOINTS if endpoint.model_in != "query")
 
 
 class InferenceEndpoint:
@@ -17,17 +19,41 @@ class InferenceEndpoint:
     def __init__(self, services: Services, endpoint: Endpoint) -> None:
         self._services = services
         self._endpoint = endpoint
+        self._plain = self._wish(b"")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = self._endpoint.path
-        wish = Wish(self._endpoint, target(path, scope["query_string"]), route=path)
+        query = scope["query_string"]
+        wish = self._wish(query) if query else self._plain
         await carry_out(self._services, wish, scope, receive, send)
+
+    def _wish(self, query: bytes) -> Wish:
+        path = self._endpoint.path
+        return Wish(self._endpoint, target(path, query), route=path)
+
+
+class ShortCut:
+    """Middleware that takes these paths past the framework's routing, which tries one pattern after another.
+
+    To stand inside of the boundary, as the framework's handling of exceptions is passed too. Whatever is not exactly
+    one of these calls goes on to the framework, which has the same routes, and an answer to wrong methods.
+    """
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app = app
+        self._known: dict[tuple[str, str], ASGIApp] = {
+            (method, endpoint.path): InferenceEndpoint(services, endpoint)
+            for endpoint in _RELAYED
+            for method in endpoint.methods
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._known.get((scope["method"], scope["path"]), self._app) if scope["type"] == "http" else self._app
+        await app(scope, receive, send)
 
 
 def routes(services: Services) -> list[BaseRoute]:
     """One route for each path of the table that takes a body with a model in it."""
     return [
         Route(endpoint.path, InferenceEndpoint(services, endpoint), methods=list(endpoint.methods))
-        for endpoint in ENDPOINTS
-        if endpoint.model_in != "query"
+        for endpoint in _RELAYED
     ]

@@ -70,6 +70,7 @@ async def ask(upstream: Upstream, *, stream: bool = False, body: bytes = b"{}") 
     client, releases = Client(), Releases()
     async with releases.lease(upstream) as lease:
         await relay(upstream, call(body, stream=stream), client.answer, UsageTap(), lease)
+    await client.answer.end()
     return client, releases, lease
 
 
@@ -77,6 +78,7 @@ async def test_a_json_answer_passes_with_its_length(fake: FakeUpstream, upstream
     client, releases, _ = await ask(upstream, body=b'{"model": "m"}')
     assert client.body == b'{"ok":true}'
     assert (b"content-length", b"11") in client.messages[0]["headers"]
+    assert len(client.messages) == 2
     assert releases.finished == [True]
     assert fake.heard[0].body == b'{"model": "m"}'
     assert fake.heard[0].headers["authorization"] == "Bearer child-key"
