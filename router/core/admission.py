@@ -25,6 +25,8 @@ def refusal(model: Model, ticket: Ticket, policy: Policy, now: float, *, closing
         return reject(RejectCode.SHUTTING_DOWN, SHUTTING_DOWN, RETRY_ELSEWHERE)
     if model.health is Health.FAILED:
         return reject(RejectCode.FAILED, f"Model '{name}' has failed and waits for a reset: {model.reason}")
+    if ticket.again:
+        return None
     if model.health is Health.BACKOFF and model.retry_at is not None and now < model.retry_at:
         message = f"Model '{name}' failed and will be tried again in a moment: {model.reason}"
         return reject(RejectCode.BACKING_OFF, message, model.retry_at - now)

@@ -37,6 +37,10 @@ class LazyHeap(Generic[T]):
     def __contains__(self, item_id: int) -> bool:
         return item_id in self._live
 
+    def get(self, item_id: int) -> T | None:
+        found = self._live.get(item_id)
+        return None if found is None else found[1]
+
     def push(self, key: float, item_id: int, item: T) -> None:
         self._pushed += 1
         self._live[item_id] = (self._pushed, item)
@@ -87,7 +91,7 @@ class TicketQueue:
         return iter(self._heap)
 
     def push(self, ticket: Ticket) -> None:
-        self._heap.push(ticket.arrived + self._offsets[ticket.priority], ticket.id, ticket)
+        self._heap.push(self._key(ticket), ticket.id, ticket)
         self._counts[ticket.priority] += 1
 
     def discard(self, ticket: TicketId) -> Ticket | None:
@@ -101,11 +105,19 @@ class TicketQueue:
         head = self._heap.peek()
         return None if head is None else head[0]
 
+    def position(self, ticket: Ticket) -> int:
+        """The place of a waiting ticket, 1 = next. Looks at every waiter; ids must grow with time."""
+        mine = (self._key(ticket), ticket.id)
+        return sum((self._key(other), other.id) <= mine for other in self._heap)
+
     def by_priority(self) -> dict[Priority, int]:
         return {priority: self._counts[priority] for priority in Priority}
 
     def oldest_arrival(self) -> float | None:
         return min((ticket.arrived for ticket in self._heap), default=None)
+
+    def _key(self, ticket: Ticket) -> float:
+        return ticket.arrived + self._offsets[ticket.priority]
 
     def _count_out(self, ticket: Ticket | None) -> Ticket | None:
         if ticket is not None:

@@ -68,7 +68,7 @@ class Scheduler:
         if refused is not None:
             self._out.add(refused)
             return self._out.flush()
-        if model.health is not Health.AVAILABLE:
+        if model.health is Health.BACKOFF and (model.retry_at is None or model.retry_at <= now):
             self._recover(model)
         model.queue.push(ticket)
         self._expiries.push(ticket.deadline, ticket.id, ticket)
@@ -88,6 +88,11 @@ class Scheduler:
                 self._out.touch(model)
                 self._replan(now)
         return self._out.flush()
+
+    def position(self, ticket: TicketId) -> int:
+        """A waiter's place in its model's queue, 1 = next; 0 when it does not wait."""
+        found = self._expiries.get(ticket)
+        return 0 if found is None else self._models[found.model].queue.position(found)
 
     def end(self, lease: LeaseId, now: float) -> list[Command]:
         """A lease is over and its slot is idle; unknown leases (of dead replicas) are ignored."""

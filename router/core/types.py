@@ -127,6 +127,8 @@ class Ticket:
     Attributes:
         arrived: when it came.
         deadline: when it gives up waiting (absolute).
+        again: it had a slot already and lost its replica. It was admitted once, so neither a full queue nor the pause
+            after that crash turns it away: it waits like those who were queued behind it.
     """
 
     id: TicketId
@@ -134,6 +136,7 @@ class Ticket:
     priority: Priority
     arrived: float
     deadline: float
+    again: bool = False
 
 
 class RejectCode(Enum):
