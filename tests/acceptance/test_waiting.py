@@ -220,7 +220,10 @@ def test_a_load_is_waited_for_with_pings(models: Models, tmp_path: Path) -> None
     def entry(*flags: str) -> dict[str, object]:
         return {"model_path": str(models.chat), "flags": ["--ready-after", "0.5", *flags]}
 
-    configured = {"slow-to-load": entry(), "crashing": entry("--exit-code", "1", "--exit-message", "out of paper")}
+    configured = {
+        "slow-to-load": entry(),
+        "crashing": entry("--exit-code", "1", "--exit-message", "failed to allocate CUDA0 buffer"),
+    }
     env = {"LLAMA_SERVER_PATH": str(make_fake_binary(tmp_path))}
     with router(tmp_path, configured, api={"stream_ping_sec": PING_SEC}, env=env) as running:
         with stream(running, "slow-to-load", max_tokens=2) as response:
@@ -238,6 +241,6 @@ def loaded_in_vain(running: RunningRouter) -> None:
         document = pool.submit(running.chat, "crashing")
         wire, ended = asked(running, CHAT, "crashing")
     assert not ended
-    assert "out of paper" in expect_broken_stream(wire)["message"]
+    assert "failed to allocate CUDA0 buffer" in expect_broken_stream(wire)["message"]
     expect_error(document.result(), 500, 502, 503)
     assert document.result().headers["x-should-retry"] == "false"
