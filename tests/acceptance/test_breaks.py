@@ -51,7 +51,9 @@ def busy_slots(running: RunningRouter) -> int:
 def mortal(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRouter]:
     """A router whose child, once killed, is there again at once."""
     slots = len(ENDPOINTS) + 2
-    configured = {MODEL: models.entry("slow", "-np", str(slots), "-c", str(slots * 2048))}
+    # Small batches: llama-server tells of its slots between them.
+    flags = ("-np", str(slots), "-c", str(slots * 2048), "-b", "32", "-ub", "32")
+    configured = {MODEL: models.entry("slow", *flags)}
     with router(tmp_path_factory.mktemp("mortal"), configured, system=SOON_RESTARTED) as running:
         assert running.chat(MODEL).status_code == 200
         yield running
@@ -114,7 +116,7 @@ def test_what_nobody_has_heard_of_yet_is_asked_again(mortal: RunningRouter) -> N
     """A document in the middle of its generation, and a stream in the middle of its prompt."""
     wait_for_status(mortal, MODEL, "ready")
     before = loads(mortal, MODEL)
-    tokens, prompt = 300, f"{uuid4().hex} " + "la " * 600
+    tokens, prompt = 300, f"{uuid4().hex} " + "la " * 400
     with in_background(2) as pool:
         document = pool.submit(mortal.chat, MODEL, max_tokens=tokens)
         streamed = pool.submit(whole_stream, mortal, prompt)
