@@ -63,7 +63,7 @@ def _order(settings: Settings, wish: Wish, scope: Scope, body: bytes) -> Order:
             body=body,
             content_type="application/json" if endpoint.model_in == "json" else None,
             stream=envelope.stream,
-            detour=_detour(settings, endpoint, model, envelope, body),
+            detour=_detour(endpoint, envelope, body),
         ),
         pings=envelope.stream and endpoint.generates,
     )
@@ -79,9 +79,9 @@ def _envelope(endpoint: Endpoint, scope: Scope, body: bytes) -> Envelope:
     return Envelope(None, stream=endpoint.claim is Claim.SLOT)
 
 
-def _detour(settings: Settings, endpoint: Endpoint, model: str, envelope: Envelope, body: bytes) -> Assembly | None:
-    """A child with several slots would not notice that the client of a document has left, see `proxy.assembly`."""
-    if envelope.stream or not endpoint.generates or settings.slots(model) == 1:
+def _detour(endpoint: Endpoint, envelope: Envelope, body: bytes) -> Assembly | None:
+    """A child does not notice in time that the client of a document has left, see `proxy.assembly`."""
+    if envelope.stream or not endpoint.generates:
         return None
     return plan(endpoint.path, body, n=_whole(envelope.n), max_tokens=_whole(envelope.max_tokens))
 
