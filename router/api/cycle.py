@@ -67,17 +67,19 @@ class Cycle:
     """Implements `Downstream` and `BodySource`; `receive` and `send` are as the ASGI specification says.
 
     Attributes:
+        head_size: bytes of the request's head, at most.
         keep_alive: the connection may be used again afterwards.
         lines: headers that this response carries whoever starts it, as bytes with their line ends.
         status, sent, complete: see `Downstream`.
     """
 
     __slots__ = ("_arrived", "_body", "_connection", "_framing", "_gone", "_handed_over", "_head", "_invited", "_left",
-                 "_news", "_old", "_over", "_unread", "_watcher", "complete", "keep_alive", "lines", "scope", "sent",
-                 "status")  # fmt: skip
+                 "_news", "_old", "_over", "_unread", "_watcher", "complete", "head_size", "keep_alive", "lines",
+                 "scope", "sent", "status")  # fmt: skip
 
-    def __init__(self, connection: ClientConnection, scope: Scope, *, keep_alive: bool) -> None:
+    def __init__(self, connection: ClientConnection, scope: Scope, *, head_size: int, keep_alive: bool) -> None:
         self.scope = scope
+        self.head_size = head_size
         self.keep_alive = keep_alive
         self.lines = b""
         self.status = 0
@@ -206,7 +208,9 @@ class Cycle:
     def end(self, chunk: bytes = b"") -> None:
         if self._over:
             return
-        self._put(chunk, b"0\r\n\r\n" if self._framing is Framing.CHUNKED else b"")
+        tail = b"0\r\n\r\n" if self._framing is Framing.CHUNKED else b""
+        if chunk or tail or self._head or not self.status:
+            self._put(chunk, tail)
         if self._left:
             raise RuntimeError(f"The response's body is {self._left} bytes shorter than its content-length.")
         self.complete = self._over = True
