@@ -29,7 +29,7 @@ from router.core.types import (
 )
 
 _GIB = 1024**3
-STOP_SEC = 0.05  # TERM to a process of this size, and its end
+STOP_SEC = 0.01  # TERM to a process of this size, and its end
 
 
 class World:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 
 from benchmarks.figures import HEADINGS, Figure, table
@@ -17,7 +17,13 @@ from benchmarks.traces import SEED, TRACES, Outcome, Statistic, Trace, answers, 
 
 SEEDS = 20
 _DETAILS = ("trace", "class", "answers", "p50 s", "p95 s", "max s", "swaps")
-_NAMES = {answers: "answers", unanswered: "unanswered", p50: "p50", p95: "p95", longest: "longest wait"}
+_NAMES: Mapping[Statistic, str] = {
+    answers: "answers",
+    unanswered: "unanswered",
+    p50: "p50",
+    p95: "p95",
+    longest: "longest wait",
+}
 
 
 def _middle(outcomes: list[Outcome], statistic: Statistic, label: str) -> float:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import IntEnum
+from statistics import fmean
 
+from router.core.experience import Experience
 from router.core.failures import FailureRecord
 from router.core.ledger import Ledger
 from router.core.lifecycle import HEALTH_TRANSITIONS, REPLICA_TRANSITIONS, Health, ReplicaState, outward, step
 from router.core.queue import TicketQueue
 from router.core.types import LeaseId, ModelSpec, Need, Placement, Policy, ReplicaId, Status
+
+_SHORTEST_RESIDENCY = 1.0
+_LONGEST_RESIDENCY = 30.0
 
 
 class Want(IntEnum):
@@ -24,7 +29,11 @@ class Want(IntEnum):
 
 @dataclass(slots=True)
 class Replica:
-    """One incarnation of a model."""
+    """One incarnation of a model.
+
+    Attributes:
+        leases: what runs on it, each with the time of its grant.
+    """
 
     id: ReplicaId
     model: str
@@ -32,7 +41,7 @@ class Replica:
     slots: int
     created: float
     state: ReplicaState = ReplicaState.RESERVED
-    leases: set[LeaseId] = field(default_factory=set)
+    leases: dict[LeaseId, float] = field(default_factory=dict)
     started: float | None = None
     ready: float | None = None
     last_used: float = 0.0
@@ -49,12 +58,17 @@ class Replica:
 
 @dataclass(slots=True)
 class Model:
-    """One configured model."""
+    """One configured model.
+
+    Attributes:
+        abandoned: its last load was given up because nobody waited for it any more.
+    """
 
     spec: ModelSpec
     queue: TicketQueue
     failures: FailureRecord
     need: Need
+    experience: Experience
     replica: Replica | None = None
     health: Health = Health.AVAILABLE
     want: Want = Want.NO
@@ -62,10 +76,12 @@ class Model:
     retry_at: float | None = None
     last_used: float | None = None
     restarts: int = 0
+    abandoned: bool = False
 
     @classmethod
     def of(cls, spec: ModelSpec, policy: Policy) -> Model:
-        return cls(spec, TicketQueue(policy.priority_offsets), FailureRecord(policy), spec.need)
+        queue, failures = TicketQueue(policy.priority_offsets), FailureRecord(policy)
+        return cls(spec, queue, failures, spec.need, Experience(spec.need.total))
 
     def to(self, health: Health) -> None:
         self.health = step(HEALTH_TRANSITIONS, self.health, health)
@@ -106,7 +122,7 @@ class Model:
 
     def idle_deadline(self) -> float:
         """When it will have been idle for too long; infinite when it is not idle or may idle for ever."""
-        if self.spec.idle_timeout is None or self.replica is None or not self.is_idle:
+        if self.spec.idle_timeout is None or self.spec.pinned or self.replica is None or not self.is_idle:
             return math.inf
         return self.replica.last_used + self.spec.idle_timeout
 
@@ -124,12 +140,38 @@ class Model:
 
 @dataclass(slots=True)
 class State:
-    """Everything that a scheduling decision may look at."""
+    """Everything that a scheduling decision may look at.
+
+    Attributes:
+        rivals: for each model those that must not be in memory together with it.
+    """
 
     policy: Policy
     ledger: Ledger
     models: dict[str, Model]
     replicas: dict[ReplicaId, Replica] = field(default_factory=dict)
+    rivals: dict[str, frozenset[str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        excluded = {name: model.spec.exclusive_with for name, model in self.models.items()}
+        self.rivals = {
+            name: (own | {other for other, theirs in excluded.items() if name in theirs}) - {name}
+            for name, own in excluded.items()
+        }
+
+    def load_seconds(self, model: Model) -> float:
+        """How long this model's load takes: its own measure, else the mean of the others', else a guess."""
+        if model.experience.load.value is None:
+            measured = [seconds for m in self.models.values() if (seconds := m.experience.load.value) is not None]
+            if measured:
+                return fmean(measured)
+        return model.experience.load_seconds
+
+    def residency(self, model: Model) -> float:
+        """Seconds for which a replica of this model that has work is left alone after it became ready."""
+        if self.policy.min_residency is not None:
+            return self.policy.min_residency
+        return min(_LONGEST_RESIDENCY, max(_SHORTEST_RESIDENCY, 2 * model.experience.load_seconds))
 
     def has_open_questions(self) -> bool:
         """Whether planning could change anything: somebody wants memory, or a place in it is on the move."""

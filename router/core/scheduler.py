@@ -62,12 +62,14 @@ class Scheduler:
         model = self._models[ticket.model]
         replica = model.replica
         if replica is not None and replica.has_free_slot and not model.queue and not self._closing:
+            model.experience.arrived(now)
             self._grant(replica, ticket, now)
             return self._out.flush()
         refused = refusal(model, ticket, self._policy, now, closing=self._closing)
         if refused is not None:
             self._out.add(refused)
             return self._out.flush()
+        model.experience.arrived(now)
         if model.health is not Health.AVAILABLE:
             self._recover(model)
         model.queue.push(ticket)
@@ -86,6 +88,7 @@ class Scheduler:
             model.queue.discard(ticket)
             if not model.queue:
                 self._out.touch(model)
+                self._fleet.abandon(model, now)
                 self._replan(now)
         return self._out.flush()
 
@@ -94,11 +97,13 @@ class Scheduler:
         replica = self._leases.pop(lease, None)
         if replica is None:
             return []
-        replica.leases.discard(lease)
         model = self._models[replica.model]
+        model.experience.service.note(now - replica.leases.pop(lease))
         replica.last_used = model.last_used = now
         if model.queue:
             self._serve(model, now)
+        elif not replica.leases:
+            model.experience.returns.ran_dry(now)
         if replica.state is ReplicaState.DRAINING and not replica.leases:
             self._fleet.stop(replica, force=False)
         elif model.is_idle or self._state.somebody_is_overdue(now):
@@ -131,6 +136,9 @@ class Scheduler:
         model = self._models[replica.model]
         model.want = Want.NO
         model.reason = ""
+        model.abandoned = False
+        if replica.started is not None:
+            model.experience.load.note(now - replica.started)
         self._ledger.settle(replica_id)
         self._learn(model, replica)
         self._out.touch(model)
@@ -268,7 +276,7 @@ class Scheduler:
     def _grant(self, replica: Replica, ticket: Ticket, now: float) -> None:
         self._lease_ids += 1
         lease = self._lease_ids
-        replica.leases.add(lease)
+        replica.leases[lease] = now
         replica.last_used = now
         self._models[replica.model].last_used = now
         self._leases[lease] = replica

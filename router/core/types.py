@@ -112,12 +112,18 @@ class ModelSpec:
         slots: parallel sequences expected of a replica until it tells its own number.
         need: what to book for the first load.
         idle_timeout: seconds without work after which it is unloaded; None = never.
+        pinned: once in memory it stays: it neither makes room for others nor goes for being idle.
+        evict_cost: how much dearer than its measured load its eviction is to be taken; 1 = just as dear.
+        exclusive_with: models that must not be in memory together with it; it is enough if one of two names the other.
     """
 
     name: str
     slots: int
     need: Need
     idle_timeout: float | None = None
+    pinned: bool = False
+    evict_cost: float = 1.0
+    exclusive_with: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +287,8 @@ class Policy:
 
     Attributes:
         priority_offsets: seconds added to a ticket's arrival to give its fixed virtual deadline.
-        min_residency: seconds a replica that has work is left alone after it became ready.
+        min_residency: seconds a replica that has work is left alone after it became ready; None = twice what its model
+            takes to load, within 1 to 30.
         restart_grace: a child that dies after this many seconds of READY restarts at once, uncounted.
         failure_limit, failure_window: so many failures within so many seconds make a model FAILED.
         backoff_base, backoff_cap: first and longest pause after a failure; doubles in between.
@@ -293,7 +300,7 @@ class Policy:
     priority_offsets: Mapping[Priority, float] = field(
         default_factory=lambda: {Priority.HIGH: 0.0, Priority.NORMAL: 10.0, Priority.LOW: 60.0}
     )
-    min_residency: float = 5.0
+    min_residency: float | None = None
     restart_grace: float = 10.0
     failure_limit: int = 5
     failure_window: float = 600.0
