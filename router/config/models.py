@@ -104,8 +104,16 @@ def _check_name(name: str) -> str:
     return name
 
 
+def _check_offsets(offsets: PriorityOffsets) -> PriorityOffsets:
+    if not offsets.high <= offsets.normal <= offsets.low:
+        found = f"high {offsets.high:g}, normal {offsets.normal:g}, low {offsets.low:g}"
+        raise refuse(f"expected high <= normal <= low, got {found}", "a more urgent class may not wait longer")
+    return offsets
+
+
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 FilePath = Annotated[Path, BeforeValidator(_to_path)]
 Variable = Annotated[str, AfterValidator(_check_variable)]
 VariableValue = Annotated[str, AfterValidator(_check_variable_value)]
@@ -125,6 +133,14 @@ class ApiConfig(_Section):
     max_body_mb: Count = 64
     max_buffered_mb: Count = 1024
     allow_unauthenticated: bool = False
+
+
+class PriorityOffsets(_Section):
+    """`system.priority_offsets_sec`: how long a request of each class may wait before it presses others, in seconds."""
+
+    high: NotNegative = 0.0
+    normal: NotNegative = 10.0
+    low: NotNegative = 60.0
 
 
 class SystemConfig(_Section):
@@ -151,6 +167,8 @@ class SystemConfig(_Section):
     ] = (0,)
     default_parallel: Count = 1
     max_queue_size_per_model: Count = 500
+    priority_offsets_sec: Annotated[PriorityOffsets, AfterValidator(_check_offsets)] = PriorityOffsets()
+    min_residency_sec: NotNegative | None = None  # None = by the measured load time
     vram_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.1
     memory_budget_mb: Count | None = None
     base_port: Annotated[int, Field(ge=1, le=MAX_PORT)] = 8085
@@ -166,6 +184,7 @@ class ModelConfig(_Section):
         flags: handed to llama-server as they are, each flag and each value an element of its own.
         env: for the child alone. Values may be secret: never log them.
         idle_timeout_sec: None = `system.idle_timeout_sec`.
+        exclusive_with: names or aliases of other models.
     """
 
     model_path: FilePath
@@ -178,6 +197,9 @@ class ModelConfig(_Section):
     aliases: Annotated[tuple[Annotated[str, AfterValidator(_check_name)], ...], FromList] = ()
     idle_timeout_sec: Seconds | None = None
     preload: bool = False
+    pinned: bool = False
+    evict_cost: NotNegative = 1.0
+    exclusive_with: Annotated[tuple[str, ...], FromList] = ()
 
     @property
     def writes_no_text(self) -> bool:
