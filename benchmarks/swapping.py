@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import median
 
 from benchmarks.figures import HEADINGS, Figure, table
 from benchmarks.simulation import simulate
+from benchmarks.stage import stage
 from benchmarks.traces import SEED, TRACES, Outcome, Statistic, Trace, answers, longest, p50, p95, unanswered
 
 SEEDS = 20
-_DETAILS = ("trace", "class", "answers", "p50 s", "p95 s", "max s", "swaps")
+_DETAILS = ("class", "answers", "p50 s", "p95 s", "max s", "swaps")
 _NAMES: Mapping[Statistic, str] = {
     answers: "answers",
     unanswered: "unanswered",
@@ -56,23 +59,37 @@ def simulated(make: Callable[[int], Trace], seeds: int) -> tuple[Trace, list[Out
     return traces[0], [simulate(trace) for trace in traces]
 
 
+def real(make: Callable[[int], Trace]) -> tuple[Trace, list[Outcome]]:
+    trace = make(SEED)
+    with tempfile.TemporaryDirectory() as folder, stage(Path(folder), trace.models) as theatre:
+        return trace, [theatre.play(trace)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.swapping", description=__doc__)
     parser.add_argument("traces", nargs="*", metavar="TRACE", help=f"of {', '.join(TRACES)} (default: all)")
     parser.add_argument("--simulate", action="store_true", help="only under the virtual clock")
-    parser.add_argument("--real", action="store_true", help="only against a running router")
-    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N")
+    parser.add_argument("--real", action="store_true", help="only against a running router; half a minute each")
+    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="simulated Zipf traces (default: 20)")
     options = parser.parse_args()
-    lines: list[tuple[str, ...]] = []
+    if unknown := set(options.traces) - set(TRACES):
+        parser.error(f"no such trace: {', '.join(sorted(unknown))}")
+    makers = [TRACES[name] for name in options.traces or TRACES]
     figures: list[Figure] = []
-    for name in options.traces or TRACES:
-        trace, outcomes = simulated(TRACES[name], options.seeds)
-        lines += details(trace, outcomes)
-        figures += verdicts(trace, outcomes, "simulated")
-    print(table(_DETAILS, lines))
-    print()
-    print(table(HEADINGS, [figure.cells() for figure in figures]))
+    if not options.real:
+        figures += _report("simulated", [simulated(make, options.seeds) for make in makers])
+    if not options.simulate:
+        figures += _report("real", [real(make) for make in makers])
     return int(any(figure.missed for figure in figures))
+
+
+def _report(how: str, played: list[tuple[Trace, list[Outcome]]]) -> list[Figure]:
+    print(
+        table((f"{how}: trace", *_DETAILS), [line for trace, outcomes in played for line in details(trace, outcomes)])
+    )
+    figures = [figure for trace, outcomes in played for figure in verdicts(trace, outcomes, how)]
+    print(f"\n{table(HEADINGS, [figure.cells() for figure in figures])}\n", flush=True)
+    return figures
 
 
 if __name__ == "__main__":

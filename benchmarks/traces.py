@@ -16,7 +16,8 @@ from router.core.types import Priority
 
 SECONDS = 30.0
 LOAD_SEC = 2.0
-TOKEN_SEC = 0.025
+TOKEN_SEC = 0.025  # between two of them
+PREFILL_SEC = 0.005  # before the first
 SEED = 7
 _TOKENS = 8
 _ARRIVALS_PER_SEC = 3.0
@@ -36,7 +37,7 @@ class Ask:
     @property
     def seconds(self) -> float:
         """How long a slot works on it."""
-        return self.tokens * TOKEN_SEC
+        return PREFILL_SEC + (self.tokens - 1) * TOKEN_SEC
 
 
 @dataclass(frozen=True, slots=True)
