@@ -32,13 +32,22 @@ _GIB = 1024**3
 STOP_SEC = 0.01  # TERM to a process of this size, and its end
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request without a slot; `done` hears whether it was answered."""
+
+    ticket: Ticket
+    ask: Ask
+    done: Callable[[bool], None]
+
+
 class World:
     """A scheduler, the time, and what is going to happen.
 
     Args:
         load: seconds that a model takes from its start to READY.
         stop: seconds that a child takes to end.
-        check: called after every step.
+        witness: shown every command before it is carried out.
     """
 
     def __init__(
@@ -49,16 +58,18 @@ class World:
         devices: Iterable[Device],
         load: Callable[[str], float] = lambda _: LOAD_SEC,
         stop: float = STOP_SEC,
-        check: Callable[[], None] | None = None,
+        witness: Callable[[Command], None] = lambda _: None,
     ) -> None:
+        models = tuple(models)
         self.now = 0.0
+        self.waiting: dict[TicketId, Waiting] = {}
         self.scheduler = Scheduler(policy, models, devices)
         self.evicted: list[tuple[float, Evicted]] = []
-        self._load, self._stop, self._check = load, stop, check
+        self._slots = {spec.name: spec.slots for spec in models}
+        self._load, self._stop, self._witness = load, stop, witness
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._pushed = 0
         self._tickets = 0
-        self._asked: dict[TicketId, tuple[float, Callable[[bool], None]]] = {}
         self._running: dict[LeaseId, ReplicaId] = {}
         self._wake: float | None = None
 
@@ -70,36 +81,42 @@ class World:
     def run(self, until: float) -> None:
         """Let everything happen that is due by then."""
         while self._events and self._events[0][0] <= until:
-            self.now, _, action = heapq.heappop(self._events)
-            action()
-            if self._check is not None:
-                self._check()
+            self.step()
         self.now = max(self.now, until)
+
+    def step(self) -> bool:
+        """Let the next thing happen; False when there is none."""
+        if not self._events:
+            return False
+        self.now, _, action = heapq.heappop(self._events)
+        action()
+        return True
 
     def ask(self, ask: Ask, done: Callable[[bool], None], *, patience: float = 3600.0) -> TicketId:
         """A request comes now; `done` hears whether it was answered."""
         self._tickets += 1
         ticket = Ticket(self._tickets, ask.model, ask.priority, self.now, self.now + patience)
-        self._asked[ticket.id] = (ask.seconds, done)
+        self.waiting[ticket.id] = Waiting(ticket, ask, done)
         self._take(self.scheduler.submit(ticket, self.now))
         return ticket.id
 
     def leave(self, ticket: TicketId) -> bool:
         """Its client goes away; False when it does not wait any more."""
-        if self._asked.pop(ticket, None) is None:
+        if self.waiting.pop(ticket, None) is None:
             return False
         self._take(self.scheduler.cancel(ticket, self.now))
         return True
 
     def _take(self, commands: Iterable[Command]) -> None:
         for command in commands:
+            self._witness(command)
             match command:
                 case Grant():
                     self._granted(command)
                 case Reject(ticket):
-                    self._asked.pop(ticket)[1](False)
-                case Start(replica, model):
-                    self.at(self.now + self._load(model), lambda replica=replica: self._ready(replica))  # type: ignore[misc]
+                    self.waiting.pop(ticket).done(False)
+                case Start(_, model):
+                    self.at(self.now + self._load(model), lambda start=command: self._ready(start))  # type: ignore[misc]
                 case Stop(replica):
                     self.at(self.now + self._stop, lambda replica=replica: self._exited(replica))  # type: ignore[misc]
                 case Evicted():
@@ -110,18 +127,19 @@ class World:
                     pass
 
     def _granted(self, grant: Grant) -> None:
-        seconds, done = self._asked.pop(grant.ticket)
+        waiting = self.waiting.pop(grant.ticket)
         self._running[grant.lease] = grant.replica
 
         def end() -> None:
             del self._running[grant.lease]
             self._take(self.scheduler.end(grant.lease, self.now))
-            done(True)
+            waiting.done(True)
 
-        self.at(self.now + seconds, end)
+        self.at(self.now + waiting.ask.seconds, end)
 
-    def _ready(self, replica: ReplicaId) -> None:
-        self._take(self.scheduler.replica_ready(replica, 1, self.now, readings=(), usage={}))
+    def _ready(self, start: Start) -> None:
+        slots = self._slots[start.model]
+        self._take(self.scheduler.replica_ready(start.replica, slots, self.now, readings=(), usage={}))
 
     def _exited(self, replica: ReplicaId) -> None:
         if replica in self._running.values():

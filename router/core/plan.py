@@ -48,8 +48,8 @@ class Plan:
 def plan(state: State, now: float) -> Plan:
     """Decide on loads and evictions.
 
-    Hungry models are taken in turn: those whose virtual deadline has passed by that deadline, then the others by how
-    much waiting work a second of loading and serving them is worth. One that fits is reserved. One that does not gets
+    Hungry models are taken in turn: those whose claim has fallen due in that order, then the others by how much
+    waiting work there is for a second of loading and serving them. One that fits is reserved. One that does not gets
     the memory that is coming free; failing that, idle replicas make room at once, or when they have lingered for long
     enough, and busy ones only once its deadline has passed and they have had their residency. Whatever is set aside
     for it is out of reach of those behind.
@@ -66,12 +66,15 @@ def plan(state: State, now: float) -> Plan:
     return result
 
 
-def _turn(state: State, model: Model, now: float) -> tuple[float, float, int]:
-    """Sorts hungry models: the overdue ones by their deadlines, then the others, the densest first."""
+def _turn(state: State, model: Model, now: float) -> tuple[float, ...]:
+    """Sorts hungry models: the overdue ones by their claims, then those another makes room for, then the densest.
+
+    Without the promise a model that has just gone for another could be back before it, all for nothing.
+    """
     urgency = model.urgency()
     if urgency <= now:
-        return (-math.inf, urgency, 0)
-    return (-_density(state, model), urgency, -model.want)
+        return (0, urgency, model.yielded)
+    return (1 if model.promised else 2, -_density(state, model), urgency, -model.want)
 
 
 def _density(state: State, model: Model) -> float:
@@ -142,7 +145,7 @@ def _candidates(state: State, model: Model, result: Plan, now: float) -> list[Re
             result.wake_by(until)
         elif other.is_idle:
             idle.append(other)
-        elif urgency < other.urgency():
+        else:
             busy.append(other)
     by_worth = partial(_worth, state, now)
     return [other.replica for kind in (idle, busy) for other in sorted(kind, key=by_worth) if other.replica is not None]

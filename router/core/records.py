@@ -62,6 +62,8 @@ class Model:
 
     Attributes:
         abandoned: its last load was given up because nobody waited for it any more.
+        promised: another makes room for it, or did.
+        yielded: when it last made room for another while it had work.
     """
 
     spec: ModelSpec
@@ -77,6 +79,8 @@ class Model:
     last_used: float | None = None
     restarts: int = 0
     abandoned: bool = False
+    promised: bool = False
+    yielded: float = -math.inf
 
     @classmethod
     def of(cls, spec: ModelSpec, policy: Policy) -> Model:
@@ -133,9 +137,13 @@ class Model:
         return self.retry_at
 
     def urgency(self) -> float:
-        """Virtual deadline of its first waiter; infinite when nobody waits."""
+        """When its claim to memory falls due; infinite when nobody waits.
+
+        The virtual deadline of its first waiter, or when it last yielded with work, if that is later: whoever has had
+        its turn stands behind those who have not, however old its own backlog.
+        """
         key = self.queue.head_key()
-        return math.inf if key is None else key
+        return math.inf if key is None else max(key, self.yielded)
 
 
 @dataclass(slots=True)

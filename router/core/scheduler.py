@@ -72,6 +72,8 @@ class Scheduler:
         model.experience.arrived(now)
         if model.health is not Health.AVAILABLE:
             self._recover(model)
+        if not model.queue:
+            model.promised = False
         model.queue.push(ticket)
         self._expiries.push(ticket.deadline, ticket.id, ticket)
         if model.is_hungry:
@@ -314,7 +316,10 @@ class Scheduler:
             self._fleet.reserve(model, placement, now)
         for replica, for_model in decided.victims:
             self._out.add(Evicted(replica.model, for_model))
+            if not self._models[replica.model].is_idle:
+                self._models[replica.model].yielded = now
             replica.makes_room_for = for_model
+            self._models[for_model].promised = True
             self._fleet.let_go(replica, f"makes room for {for_model}")
         if decided.wake is not None:
             self._out.add(WakeAt(decided.wake))
@@ -322,7 +327,9 @@ class Scheduler:
 
     def _revive(self, replica: Replica, now: float) -> None:
         self._fleet.revive(replica)
-        self._serve(self._models[replica.model], now)
+        model = self._models[replica.model]
+        model.yielded = -math.inf
+        self._serve(model, now)
 
     def _learn(self, model: Model, replica: Replica) -> None:
         if replica.ready is not None:
