@@ -16,6 +16,8 @@ SHUTTING_DOWN = "The router is shutting down."
 
 def refusal(model: Model, ticket: Ticket, policy: Policy, now: float, *, closing: bool) -> Reject | None:
     """Why the ticket may not join the queue; None when it may. A model whose back-off is over may be tried again."""
+    if model.health is Health.AVAILABLE and not closing and len(model.queue) < policy.max_queue:
+        return None
 
     def reject(code: RejectCode, message: str, retry_after: float | None = None) -> Reject:
         return Reject(ticket.id, name, code, message, retry_after)

@@ -58,7 +58,7 @@ class Returns:
         self.dry_since = now
 
     def arrived(self, now: float, longest: float) -> None:
-        """A request came; `longest` is how long the model might have lingered for it."""
+        """The first request after it has run dry; `longest` is how long the model might have lingered for it."""
         if self.dry_since is None:
             return
         gap, self.dry_since = now - self.dry_since, None
@@ -112,7 +112,8 @@ class Experience:
         """A request came."""
         self._demand = self.demand(now) + 1.0
         self._demand_at = now
-        self.returns.arrived(now, self.longest_linger)
+        if self.returns.dry_since is not None:
+            self.returns.arrived(now, self.longest_linger)
 
     def demand(self, now: float) -> float:
         """Requests of late: each counts 1 when it comes, and is forgotten bit by bit."""

@@ -99,8 +99,9 @@ class Model:
     @property
     def is_hungry(self) -> bool:
         """It should be in memory and is not even on its way."""
-        wanted = bool(self.queue) or self.want is not Want.NO
-        return self.replica is None and self.health is Health.AVAILABLE and wanted
+        if self.replica is not None or self.health is not Health.AVAILABLE:
+            return False
+        return self.want is not Want.NO or bool(self.queue)
 
     @property
     def is_idle(self) -> bool:
@@ -190,6 +191,6 @@ class State:
             for replica in self.replicas.values()
         )
 
-    def somebody_is_overdue(self, now: float) -> bool:
-        """Whether a model without a replica has a waiter whose virtual deadline has passed."""
-        return any(model.is_hungry and model.urgency() <= now for model in self.models.values())
+    def next_claim(self) -> float:
+        """When the first claim of a model without a replica falls due, or fell; infinite when there is none."""
+        return min((model.urgency() for model in self.models.values() if model.is_hungry), default=math.inf)

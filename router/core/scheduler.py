@@ -52,6 +52,7 @@ class Scheduler:
         self._expiries: LazyHeap[Ticket] = LazyHeap()
         self._lease_ids = 0
         self._closing = False
+        self._next_claim = math.inf  # of the models that are hungry since the last plan
         self._out = Outbox()
         self._fleet = Fleet(self._state, self._out)
 
@@ -63,7 +64,7 @@ class Scheduler:
         replica = model.replica
         if replica is not None and replica.has_free_slot and not model.queue and not self._closing:
             model.experience.arrived(now)
-            self._grant(replica, ticket, now)
+            self._grant(model, replica, ticket, now)
             return self._out.flush()
         refused = refusal(model, ticket, self._policy, now, closing=self._closing)
         if refused is not None:
@@ -74,12 +75,13 @@ class Scheduler:
             self._recover(model)
         if not model.queue:
             model.promised = False
-        model.queue.push(ticket)
+        model.queue.enter(ticket)
         self._expiries.push(ticket.deadline, ticket.id, ticket)
         if model.is_hungry:
             self._out.touch(model)
-            self._replan(now)
-        self._wake(now)
+            return self._conclude(now)
+        if self._expiries.is_first(ticket.id):
+            self._out.add(WakeAt(ticket.deadline))
         return self._out.flush()
 
     def cancel(self, ticket: TicketId, now: float) -> list[Command]:
@@ -108,7 +110,7 @@ class Scheduler:
             model.experience.returns.ran_dry(now)
         if replica.state is ReplicaState.DRAINING and not replica.leases:
             self._fleet.stop(replica, force=False)
-        elif model.is_idle or self._state.somebody_is_overdue(now):
+        elif model.is_idle or self._next_claim <= now:
             return self._conclude(now)  # it may have to make room
         return self._out.flush()
 
@@ -267,20 +269,21 @@ class Scheduler:
         return self._replicas
 
     def _serve(self, model: Model, now: float) -> None:
+        """Grant waiters the free slots of their model's replica."""
         replica = model.replica
-        while replica is not None and replica.has_free_slot:
+        if replica is None or replica.state is not ReplicaState.READY:
+            return
+        for _ in range(replica.slots - len(replica.leases)):
             ticket = model.queue.pop()
             if ticket is None:
                 return
             self._expiries.discard(ticket.id)
-            self._grant(replica, ticket, now)
+            self._grant(model, replica, ticket, now)
 
-    def _grant(self, replica: Replica, ticket: Ticket, now: float) -> None:
-        self._lease_ids += 1
-        lease = self._lease_ids
+    def _grant(self, model: Model, replica: Replica, ticket: Ticket, now: float) -> None:
+        self._lease_ids = lease = self._lease_ids + 1
         replica.leases[lease] = now
-        replica.last_used = now
-        self._models[replica.model].last_used = now
+        replica.last_used = model.last_used = now
         self._leases[lease] = replica
         self._out.add(Grant(ticket.id, lease, replica.id, replica.model))
 
@@ -299,6 +302,7 @@ class Scheduler:
     # -- decisions on replicas ---------------------------------------------------------------------------------------
 
     def _replan(self, now: float) -> None:
+        self._next_claim = math.inf
         if self._closing or not self._state.has_open_questions():
             return
         self._fleet.drop_unwanted()
@@ -324,6 +328,7 @@ class Scheduler:
         if decided.wake is not None:
             self._out.add(WakeAt(decided.wake))
         self._fleet.start_reserved(now)
+        self._next_claim = self._state.next_claim()
 
     def _revive(self, replica: Replica, now: float) -> None:
         self._fleet.revive(replica)
