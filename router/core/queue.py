@@ -74,6 +74,10 @@ class LazyHeap(Generic[T]):
         self._heap.clear()
         return None
 
+    def get(self, item_id: int) -> T | None:
+        found = self._live.get(item_id)
+        return None if found is None else found[3]
+
     def position(self, item_id: int) -> int | None:
         """How many stand before this item; None when it is not there. Looks at all of them."""
         found = self._live.get(item_id)

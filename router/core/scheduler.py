@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
 from router.core.fleet import Fleet
+from router.core.forecast import expected_wait
 from router.core.learning import observed_need
 from router.core.ledger import Ledger
 from router.core.lifecycle import LEAVING, Health, ReplicaState
@@ -26,6 +27,7 @@ from router.core.types import (
     Evicted,
     Grant,
     LeaseId,
+    LinePlace,
     ModelSpec,
     ModelView,
     Policy,
@@ -66,7 +68,7 @@ class Scheduler:
             model.experience.arrived(now)
             self._grant(model, replica, ticket, now)
             return self._out.flush()
-        refused = refusal(model, ticket, self._policy, now, closing=self._closing)
+        refused = refusal(self._state, model, ticket, now, closing=self._closing)
         if refused is not None:
             self._out.add(refused)
             return self._out.flush()
@@ -258,7 +260,16 @@ class Scheduler:
         return self._conclude(now)
 
     def view(self, name: str, now: float) -> ModelView:
-        return model_view(self._models[name], self._ledger, now)
+        return model_view(self._state, self._models[name], now)
+
+    def place(self, ticket: TicketId, now: float) -> LinePlace | None:
+        """Where a waiter stands in its model's line; None when it does not wait. Looks at the whole line."""
+        found = self._expiries.get(ticket)
+        if found is None:
+            return None
+        model = self._models[found.model]
+        ahead = model.queue.position(ticket) or 0
+        return LinePlace(ahead, expected_wait(self._state, model, ahead, now))
 
     def devices(self) -> tuple[DeviceView, ...]:
         return self._ledger.views()
@@ -291,7 +302,7 @@ class Scheduler:
         model = self._models[ticket.model]
         self._expiries.discard(ticket.id)
         model.queue.discard(ticket.id)
-        self._out.add(timed_out(model, ticket, now))
+        self._out.add(timed_out(self._state, model, ticket, now))
         self._out.touch(model)
 
     def _reject_waiters(self, model: Model, code: RejectCode, message: str, retry_after: float | None = None) -> None:

@@ -41,6 +41,16 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
+class Obstacle(StrEnum):
+    """Why the first of a model's waiters waits."""
+
+    LOADING = "the model is loading"
+    SLOT = "no slot is free"
+    DRAINING = "another model is making room"
+    MEMORY = "there is no room in memory"
+    FAILURE = "the model has failed and will be tried again"
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """A memory that models live in.
@@ -237,6 +247,10 @@ class ModelView:
         busy: slots with work of ours, abandoned work included.
         queued: waiters by class.
         oldest_wait: seconds the longest waiter has waited.
+        head_deadline: when the first waiter's claim falls due, or fell.
+        obstacle: why it waits.
+        expected_wait: seconds that one more request would probably wait.
+        load_seconds, service_seconds: what its loads and its requests take, as far as that was seen.
         booked, seen: bytes per device; `estimate` is what would be booked for the next load.
         retry_at: when a model that failed will be tried again.
     """
@@ -257,10 +271,23 @@ class ModelView:
     booked: Mapping[DeviceId, int]
     seen: Mapping[DeviceId, int]
     estimate: Need
+    head_deadline: float | None = None
+    obstacle: Obstacle | None = None
+    expected_wait: float = 0.0
+    load_seconds: float | None = None
+    service_seconds: float | None = None
 
     @property
     def queue_depth(self) -> int:
         return sum(self.queued.values())
+
+
+@dataclass(frozen=True, slots=True)
+class LinePlace:
+    """Where a waiter stands: how many before it, and how many seconds it will probably still wait."""
+
+    ahead: int
+    expected_wait: float
 
 
 @dataclass(frozen=True, slots=True)
