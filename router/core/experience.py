@@ -17,8 +17,8 @@ _MEMORY_SEC = 300.0
 _NEWEST = 0.25
 # Half of what is believed comes from the last time: a client that has changed its ways is noticed after two rounds.
 _RETURNS_NEWEST = 0.5
-# A linger costs an eighth of a load at most, a swap that was not needed a whole one: one chance in three is enough.
-_WORTH_LINGERING = 1 / 3
+# Less likely than this, the next request is no reason to wait.
+_WORTH_LINGERING = 0.5
 # The loop's timers and a client's turn-around are of this size even when a client does not think at all.
 _SHORTEST_LINGER = 0.05
 _LONGEST_LINGER = 0.5
@@ -49,7 +49,7 @@ class Returns:
         dry_since: when it ran dry, until the next request.
     """
 
-    likelihood: float = 0.5
+    likelihood: float = 0.75
     mean: float | None = None
     deviation: float = 0.0
     dry_since: float | None = None
@@ -119,9 +119,14 @@ class Experience:
         """Requests of late: each counts 1 when it comes, and is forgotten bit by bit."""
         return self._demand * math.exp((self._demand_at - now) / _MEMORY_SEC)
 
-    def lingers_until(self) -> float:
-        """When a model that has run dry is not worth waiting for any longer; minus infinity when it never was."""
-        linger = self.returns.linger(self.longest_linger)
-        if self.returns.dry_since is None or not linger:
+    def lingers_until(self, waiting: float) -> float:
+        """When a model that has run dry is not worth waiting for any longer; minus infinity when it never was.
+
+        Its likely return saves one load; the linger costs each of those who wait elsewhere (`waiting` of them, by
+        weight) its length.
+        """
+        returns = self.returns
+        linger = returns.linger(self.longest_linger)
+        if returns.dry_since is None or returns.likelihood * self.load_seconds <= waiting * linger:
             return -math.inf
-        return self.returns.dry_since + linger
+        return returns.dry_since + linger

@@ -10,7 +10,7 @@ from router.core.types import Obstacle
 def expected_wait(state: State, model: Model, ahead: int, now: float) -> float:
     """Seconds until a request gets its slot before which so many others stand in the line of its model."""
     replica = model.replica
-    service = model.experience.service_seconds
+    service = state.service_seconds(model)
     if replica is None or replica.state is not ReplicaState.READY:
         return _until_ready(state, model, now) + ahead // model.spec.slots * service
     free = replica.slots - len(replica.leases)

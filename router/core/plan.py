@@ -81,9 +81,13 @@ def _density(state: State, model: Model) -> float:
     """Weighted requests that wait, per second that loading the model and serving them takes."""
     if not model.queue:
         return 0.0
-    weight = sum(_WEIGHTS[priority] * count for priority, count in model.queue.by_priority().items())
-    serving = len(model.queue) * model.experience.service_seconds / model.spec.slots
-    return weight / max(_SHORTEST_SEC, state.load_seconds(model) + serving)
+    serving = len(model.queue) * state.service_seconds(model) / model.spec.slots
+    return _weight(model) / max(_SHORTEST_SEC, state.load_seconds(model) + serving)
+
+
+def _weight(model: Model) -> float:
+    """What its waiters count together."""
+    return sum(_WEIGHTS[priority] * count for priority, count in model.queue.by_priority().items())
 
 
 def _may_return(state: State, replica: Replica) -> bool:
@@ -135,12 +139,13 @@ def _candidates(state: State, model: Model, result: Plan, now: float) -> list[Re
     idle: list[Model] = []
     busy: list[Model] = []
     urgency = model.urgency()
+    waiting = sum(_weight(hungry) for hungry in state.models.values() if hungry.is_hungry)
     for other in state.models.values():
         replica = other.replica
         if replica is None or replica.state is not ReplicaState.READY or replica.ready is None or other.spec.pinned:
             continue
-        due = max(urgency, replica.ready + state.residency(other))
-        until = min(due, other.experience.lingers_until()) if other.is_idle else due
+        due = max(urgency, replica.ready + _turn_length(state, other, now))
+        until = min(due, other.experience.lingers_until(waiting)) if other.is_idle else due
         if now < until:
             result.wake_by(until)
         elif other.is_idle:
@@ -149,6 +154,19 @@ def _candidates(state: State, model: Model, result: Plan, now: float) -> list[Re
             busy.append(other)
     by_worth = partial(_worth, state, now)
     return [other.replica for kind in (idle, busy) for other in sorted(kind, key=by_worth) if other.replica is not None]
+
+
+def _turn_length(state: State, model: Model, now: float) -> float:
+    """Seconds after it became ready for which a model that has work need not yield to a claim that is due.
+
+    Its residency; and up to a load more for a short line that is not low priority: to come back for it takes longer.
+    """
+    residency, load = state.residency(model), state.load_seconds(model)
+    key = model.queue.head_key()
+    if key is None or key > now + state.policy.priority_offsets[Priority.NORMAL]:
+        return residency
+    line = len(model.queue) * state.service_seconds(model) / model.spec.slots
+    return residency + load if line <= load else residency
 
 
 def _worth(state: State, now: float, model: Model) -> tuple[float, float]:

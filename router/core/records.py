@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from statistics import fmean
 
-from router.core.experience import Experience
+from router.core.experience import Average, Experience
 from router.core.failures import FailureRecord
 from router.core.ledger import Ledger
 from router.core.lifecycle import HEALTH_TRANSITIONS, REPLICA_TRANSITIONS, Health, ReplicaState, outward, step
@@ -170,11 +171,11 @@ class State:
 
     def load_seconds(self, model: Model) -> float:
         """How long this model's load takes: its own measure, else the mean of the others', else a guess."""
-        if model.experience.load.value is None:
-            measured = [seconds for m in self.models.values() if (seconds := m.experience.load.value) is not None]
-            if measured:
-                return fmean(measured)
-        return model.experience.load_seconds
+        return _known(model, self.models.values(), lambda seen: seen.load) or model.experience.load_seconds
+
+    def service_seconds(self, model: Model) -> float:
+        """How long a request keeps a slot of this model, known in the same ways."""
+        return _known(model, self.models.values(), lambda seen: seen.service) or model.experience.service_seconds
 
     def residency(self, model: Model) -> float:
         """Seconds for which a replica of this model that has work is left alone after it became ready."""
@@ -194,3 +195,12 @@ class State:
     def next_claim(self) -> float:
         """When the first claim of a model without a replica falls due, or fell; infinite when there is none."""
         return min((model.urgency() for model in self.models.values() if model.is_hungry), default=math.inf)
+
+
+def _known(model: Model, models: Iterable[Model], what: Callable[[Experience], Average]) -> float | None:
+    """The model's own measure, else the mean of all that have one, else None."""
+    own = what(model.experience).value
+    if own is not None:
+        return own
+    measured = [seconds for other in models if (seconds := what(other.experience).value) is not None]
+    return fmean(measured) if measured else None

@@ -42,11 +42,15 @@ class Setting:
     leaving: float
     residency: float | None
     seed: int
+    rivals: tuple[int, int] | None = None  # two models that exclude each other
 
     @property
     def load_of(self) -> dict[str, float]:
         """Seconds of each model's load."""
         return {f"m{number}": seconds for number, seconds in enumerate(self.loads)}
+
+    def excluded_by(self, number: int) -> frozenset[str]:
+        return frozenset({f"m{self.rivals[1]}"}) if self.rivals and self.rivals[0] == number else frozenset()
 
     @property
     def rate(self) -> float:
@@ -72,6 +76,7 @@ def worlds(load: tuple[float, float]) -> st.SearchStrategy[Setting]:
             leaving=draw(st.sampled_from((0.0, 0.0, 0.1))),
             residency=draw(st.sampled_from((None, None, 0.0, 5.0))),
             seed=draw(st.integers(0, 2**32)),
+            rivals=draw(st.sampled_from((None, (0, 1)))),
         )
 
     return build()
@@ -102,6 +107,8 @@ class Witness:
 
     def look(self) -> None:
         """After every step: what is true of the whole."""
+        present = {replica.model for replica in self.world.scheduler.replicas.values()}
+        assert self.setting.rivals is None or not {f"m{number}" for number in self.setting.rivals} <= present
         for device in self.world.scheduler.devices():
             assert device.booked <= device.device.capacity
         for replica in self.world.scheduler.replicas.values():
@@ -131,8 +138,10 @@ class Witness:
         setting, longest = self.setting, Ask("", "", _TOKENS[-1]).seconds
         turn = longest
         for name, load in setting.load_of.items():
-            spoilt = load / 2 + setting.stop if setting.leaving else 0.0  # a load that was given up, once
-            turn += setting.stop + load + (spoilt + longest + self._residency(name) if name != model else 0.0)
+            turn += setting.stop + load
+            if name != model:  # its turn: the residency, up to a load more for a short line, and what runs then
+                turn += self._residency(name) + load + longest
+                turn += load / 2 + setting.stop if setting.leaving else 0.0  # a load that was given up, once
         turns = 1 + sum(at >= key for at in self.yielded[model])
         served = self.served[model]
         since = bisect_left(served, (key, 0.0, 0.0))
@@ -156,7 +165,7 @@ def play(setting: Setting) -> Witness:
     policy = Policy(max_models=99, max_queue=REQUESTS, min_residency=setting.residency)
     witness = Witness(setting, policy)
     models = [
-        ModelSpec(f"m{number}", slots, Need(0, size * GIB))
+        ModelSpec(f"m{number}", slots, Need(0, size * GIB), exclusive_with=setting.excluded_by(number))
         for number, (size, slots) in enumerate(zip(setting.sizes, setting.slots, strict=True))
     ]
     device = Device(HOST, DeviceKind.HOST, None, "RAM", setting.memory * GIB, setting.memory * GIB)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from router.core.types import Policy, Priority, RejectCode, Status
 from tests.support.drive import GIB, Drive, cpu_model
 
@@ -179,6 +181,26 @@ def test_who_has_had_its_turn_stands_behind_those_who_have_not() -> None:
     drive.ready("b")
     finish(drive, "b")
     assert drive.starts() == ["a", "b", "c"], "a's requests are older, but it yielded with them"
+
+
+@pytest.mark.parametrize(
+    ("priority", "line", "stays"),
+    [(Priority.NORMAL, 2, True), (Priority.NORMAL, 20, False), (Priority.LOW, 2, False)],
+)
+def test_a_short_line_is_finished_rather_than_come_back_for(priority: Priority, line: int, *, stays: bool) -> None:
+    drive = two_models()
+    loop(drive, "a", rounds=3, think=0.01)
+    drive.eject("a")
+    drive.exit("a")
+    drive.ask("a")
+    load(drive, "a")
+    for _ in range(line):
+        drive.ask("a", priority)
+    drive.ask("b", Priority.HIGH)
+    drive.sleep(2 * LOAD + 1)
+    assert drive.status("a") is (Status.READY if stays else Status.DRAINING)
+    drive.sleep(LOAD)
+    assert drive.status("a") is Status.DRAINING
 
 
 def test_low_priority_forces_nobody_out_until_it_has_aged() -> None:
