@@ -64,7 +64,8 @@ def test_the_model_that_is_asked_for_least_makes_room(empty: RunningRouter) -> N
     assert not is_alive(pid)
     assert metric(empty, "router_evictions_total", model="b") == before + 1
     assert empty.chat("b").status_code == 200
-    assert empty.status("a")["status"] == "off"
+    assert empty.status("a")["status"] == "ready"
+    assert empty.status("c")["status"] == "off"
 
 
 def test_a_generating_model_is_never_cut_for_another(empty: RunningRouter) -> None:
