@@ -1,7 +1,8 @@
 """A llama-server without a model that answers as fast as Python can; run it as a program.
 
 It takes the flags that the router gives to llama-server, serves `/health`, `/props` and `/slots`, refuses a wrong key
-when `LLAMA_API_KEY` is set, and answers everything else with prepared bytes. Like llama-server it closes the
+when `LLAMA_API_KEY` is set, and answers everything else with prepared bytes. `/given-up` tells when which streams lost
+their client, by their tags. Like llama-server it closes the
 connection after each stream while it advertises keep-alive, and decodes all streams in step: on every turn of the loop
 each one gets its next chunk, in a write of its own.
 """
@@ -71,10 +72,11 @@ def _head(head: bytes) -> tuple[bytes, int, bytes]:
 class Connection(asyncio.Protocol):
     """One client's connection, a request at a time."""
 
-    def __init__(self, options: argparse.Namespace, key: bytes, streams: set[Stream]) -> None:
+    def __init__(self, options: argparse.Namespace, key: bytes, streams: set[Stream], given_up: dict[int, int]) -> None:
         self._options = options
         self._key = key
         self._streams = streams
+        self._given_up = given_up
         self._stream: Stream | None = None
         self._pending = b""
 
@@ -85,6 +87,8 @@ class Connection(asyncio.Protocol):
         if self._stream is not None:
             self._stream.stop()
             self._streams.discard(self._stream)
+            if self._stream.tag:
+                self._given_up[self._stream.tag] = time.monotonic_ns()
 
     def data_received(self, data: bytes) -> None:
         data = self._pending + data if self._pending else data
@@ -102,6 +106,8 @@ class Connection(asyncio.Protocol):
     def _reply(self, path: bytes, key: bytes, body: bytes) -> None:
         if path == b"/health":
             self.transport.write(_answer(200, b'{"status":"ok"}'))
+        elif path == b"/given-up":
+            self.transport.write(_answer(200, json.dumps(self._given_up).encode()))
         elif self._key and key != self._key:
             self.transport.write(_REFUSAL)
         elif path == b"/props":
@@ -136,6 +142,7 @@ class Stream:
         self._plan = plan
         self._writes = iter(_writes(plan.chunks))
         self._left = plan.chunks
+        self.tag = plan.tag
         self._loop = asyncio.get_running_loop()
         self._due = self._loop.time()
         self._next: asyncio.Handle | None = None
@@ -174,8 +181,9 @@ async def serve(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     key = os.environ.get("LLAMA_API_KEY", "").encode()
     streams: set[Stream] = set()
+    given_up: dict[int, int] = {}
     server = await loop.create_server(
-        lambda: Connection(options, key, streams), options.host, options.port, backlog=4096
+        lambda: Connection(options, key, streams, given_up), options.host, options.port, backlog=4096
     )
     ended = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)

@@ -29,6 +29,7 @@ _LAYERS = (
     ("router.api", r"router/api/"),
     ("router.engine, core", r"router/(engine|core)/"),
     ("router.proxy", r"router/proxy/"),
+    ("router.wire", r"router/wire/"),
     ("router.telemetry", r"router/telemetry/|prometheus_client"),
     ("aiohttp, yarl", r"aiohttp|yarl|multidict|propcache|frozenlist|aiosignal|aiohappyeyeballs"),
     ("asyncio", r"asyncio/|_asyncio"),

@@ -27,11 +27,13 @@ class Plan:
         stream: as events, or as one document.
         chunks: events of a stream before `[DONE]`.
         pause: seconds between two of them; 0 = as fast as the sockets take them.
+        tag: by which the upstream tells when the client left; 0 = it does not.
     """
 
     stream: bool
     chunks: int
     pause: float
+    tag: int = 0
 
 
 def request_body(plan: Plan) -> bytes:
@@ -46,6 +48,7 @@ def request_body(plan: Plan) -> bytes:
         "max_tokens": plan.chunks,
         "stream": plan.stream,
         "pause_ms": round(plan.pause * 1000),
+        **({"seed": plan.tag} if plan.tag else {}),
     }
     return json.dumps(asked).encode()
 
@@ -53,7 +56,7 @@ def request_body(plan: Plan) -> bytes:
 def plan_of(body: bytes) -> Plan:
     asked = json.loads(body or b"{}")
     chunks = asked.get("max_tokens") or CHUNKS
-    return Plan(asked.get("stream") is True, chunks, asked.get("pause_ms", 0) / 1000)
+    return Plan(asked.get("stream") is True, chunks, asked.get("pause_ms", 0) / 1000, asked.get("seed", 0))
 
 
 def document() -> bytes:

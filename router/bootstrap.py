@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from router import __version__
 from router.api.app import create_app
@@ -35,6 +35,7 @@ from router.errors import ConfigError, Problem
 from router.inventory import CACHE_RAM_MB, MIB, Entry, inventory, working_dir
 from router.learned import LearnedMemory
 from router.report import models_table
+from router.telemetry.access_log import AccessLog
 from router.telemetry.logs import configure_logging, redact
 from router.telemetry.metrics import Telemetry
 from router.telemetry.status import StatusBus
@@ -53,7 +54,7 @@ class Router:
     settings: Settings
     engine: Engine
     status: StatusBus
-    app: FastAPI
+    app: ASGIApp
 
     def begin_shutdown(self) -> None:
         """Turn waiters away and end the status streams; what is being generated runs on."""
@@ -110,7 +111,7 @@ def _check_state_dir(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Router]:
+async def running(settings: Settings, access_log: AccessLog) -> AsyncIterator[Router]:
     """Build everything, start it, and take it down again in reverse order, whatever happens."""
     for secret in (settings.api_key, settings.metrics_token):
         if secret is not None:
@@ -126,7 +127,7 @@ async def running(settings: Settings) -> AsyncIterator[Router]:
         info: dict[str, str] = {"llama_server": "looking for it"}
         learned = LearnedMemory(settings.state_dir, entries, monitor.devices)
         router = _assemble(settings, [learned.apply(entry.model_spec(settings)) for entry in entries],
-                           launcher, monitor, info)  # fmt: skip
+                           launcher, monitor, info, access_log=access_log)  # fmt: skip
         background = [
             asyncio.create_task(_find_llama(launcher, info), name="find llama.cpp"),
             asyncio.create_task(_keep_learned(router.status, learned), name="keep what is learned"),
@@ -155,6 +156,8 @@ def _assemble(
     launcher: LlamaServerLauncher,
     monitor: SystemDevices,
     info: Mapping[str, str],
+    *,
+    access_log: AccessLog,
 ) -> Router:
     status = StatusBus()
     telemetry = Telemetry([model.name for model in models], version=__version__, status=status)
@@ -176,7 +179,7 @@ def _assemble(
         budget=BodyBudget(settings.api.max_buffered_mb * MIB),
         server_info=info,
     )
-    return Router(settings, engine, status, create_app(services))
+    return Router(settings, engine, status, create_app(services, access_log))
 
 
 def _launcher(settings: Settings, entries: tuple[Entry, ...], *, gpu_available: bool) -> LlamaServerLauncher:
@@ -252,16 +255,18 @@ def _calm_collector() -> None:
 
 
 async def _serve(settings: Settings, sock: socket.socket, demo: Path | None) -> None:
-    async with running(settings) as router:
-        _calm_collector()
-        server = Server(
-            router.app,
-            on_listening=lambda: _announce(settings, sock, demo),
-            on_exit=router.begin_shutdown,
-            on_deadline=router.engine.abort_all,
-            drain=DRAIN_SEC,
-        )
-        await server.serve(sockets=[sock])
+    with AccessLog() as access_log:
+        async with running(settings, access_log) as router:
+            _calm_collector()
+            server = Server(
+                router.app,
+                on_listening=lambda: _announce(settings, sock, demo),
+                on_exit=router.begin_shutdown,
+                on_deadline=router.engine.abort_all,
+                drain=DRAIN_SEC,
+                send_timeout=settings.api.send_timeout_sec,
+            )
+            await server.serve(sockets=[sock])
 
 
 def _announce(settings: Settings, sock: socket.socket, demo: Path | None) -> None:

@@ -169,6 +169,12 @@ class UpstreamFailed(RouterError):
     status, type, code = 502, "server_error", "upstream_failed"
 
 
+class UpstreamKeptFailing(UpstreamFailed):
+    """It broke off before it had answered each time the request was sent, which may well be what the request does."""
+
+    should_retry = False
+
+
 class UpstreamStalled(RouterError):
     """No progress for `system.request_timeout_sec`."""
 

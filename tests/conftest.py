@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.models import Models, make_models
+from tests.support.models import TOOLS, Models, make_models
 from tests.support.router import RunningRouter, router
 
 
@@ -25,7 +25,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 def running_router(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRouter]:
     """A router with a key and real models, shared by tests that leave it as they found it."""
     configured = {
-        "chat": models.entry("chat", aliases=["gpt-4o-mini"]),
+        "chat": models.entry("chat", *TOOLS, aliases=["gpt-4o-mini"]),
         "org/chatter:q4": models.entry("chatter"),
         "ünï 模型": models.entry("chat"),
         "embed": models.entry("embed"),

@@ -12,11 +12,10 @@ import ipaddress
 from collections.abc import Iterable
 from urllib.parse import parse_qs, urlsplit
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
-from router.api.errors import response_to
 from router.api.services import Services
-from router.errors import AuthenticationFailed, Forbidden, RouterError
+from router.errors import AuthenticationFailed, Forbidden
 
 OPEN = frozenset(("/health", "/healthz"))
 TAKING_TICKETS = frozenset(("/v1/models/status/stream", "/metrics/stream"))
@@ -39,40 +38,29 @@ _FORWARDING = frozenset(
 )
 
 
-class AccessMiddleware:
-    """Lets a request through, or answers it with 401 or 403."""
+class Access:
+    """The rules, as they are configured."""
 
-    def __init__(self, app: ASGIApp, services: Services) -> None:
+    def __init__(self, services: Services) -> None:
         settings = services.settings
-        self._app = app
         self._tickets = services.tickets
         self._key = _digest_of(settings.api_key.get_secret_value()) if settings.api_key else None
         self._metrics_token = _digest_of(settings.metrics_token.get_secret_value()) if settings.metrics_token else None
         self._open = settings.api.allow_unauthenticated
         self._origins = frozenset(settings.api.cors_origins)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
-            response = response_to(refusal, scope)
-            if refusal.status == 401:
-                response.headers["www-authenticate"] = "Bearer"
-            await response(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> RouterError | None:
+    def check(self, scope: Scope) -> None:
+        """Raises AuthenticationFailed or Forbidden, unless the request may come in."""
         path = scope["path"]
         if path in OPEN or path.startswith("/health/"):
-            return None
+            return
         if self._key is None and (self._open or _is_local(scope, self._origins)):
-            return None
+            return
         if self._has_credential(scope, path):
-            return None
+            return
         if self._key is not None:
-            return AuthenticationFailed(
-                "Missing or wrong API key. Send it as `Authorization: Bearer …` or `x-api-key`."
-            )
-        return Forbidden(
+            raise AuthenticationFailed("Missing or wrong API key. Send it as `Authorization: Bearer …` or `x-api-key`.")
+        raise Forbidden(
             "Without an API key only this machine itself is served. Set API_KEY, or api.allow_unauthenticated to true."
         )
 

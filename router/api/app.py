@@ -1,4 +1,4 @@
-"""The FastAPI app: routes in order of precedence, middleware from the outside in."""
+"""The app: a front, a short cut to the relay, and FastAPI for everything else, its routes in order of precedence."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ from starlette.middleware import Middleware
 
 from router import __version__
 from router.api import openapi
-from router.api.access import AccessMiddleware
-from router.api.boundary import Boundary, Identity
-from router.api.cors import Cors
+from router.api.boundary import Boundary, Front
 from router.api.errors import add_error_handlers
 from router.api.routes import inference, live, management, models, monitoring, upstream
 from router.api.services import Services
+from router.telemetry.access_log import AccessLog
 
 
-def create_app(services: Services) -> FastAPI:
-    """The app, with `services` in `app.state.services`. Starting and stopping them is the caller's."""
+def create_app(services: Services, access_log: AccessLog | None = None) -> Front:
+    """What is served, by `HttpProtocol`. Starting and stopping the services is the caller's.
+
+    Args:
+        access_log: gets a line for each request; None = nobody does.
+    """
+    return Front(inference.ShortCut(create_api(services), services), services, access_log)
+
+
+def create_api(services: Services) -> FastAPI:
+    """The framework's part, which knows every route; with `services` in `app.state.services`."""
     app = FastAPI(
         title="llama-router",
         version=__version__,
         summary="One OpenAI-compatible endpoint in front of every GGUF model you own",
-        middleware=_middleware(services),
+        middleware=[Middleware(Boundary)],
         redirect_slashes=False,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
@@ -38,22 +46,3 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(models.router)
     openapi.install(app)
     return app
-
-
-def _middleware(services: Services) -> list[Middleware]:
-    """CORS stands before access, since preflights carry no key, and before the boundary, so that no error lacks it."""
-    origins = services.settings.api.cors_origins
-    cors = Middleware(
-        Cors,
-        allow_origins=list(origins),
-        allow_methods=["*"],
-        allow_headers=["*"],
-        expose_headers=["x-request-id", "request-id", "retry-after", "x-should-retry"],
-    )
-    return [
-        Middleware(Identity),
-        *([cors] if origins else []),
-        Middleware(Boundary),
-        Middleware(AccessMiddleware, services=services),
-        Middleware(inference.ShortCut, services=services),
-    ]

@@ -1,19 +1,17 @@
-"""Reading a request's body in: within limits, in good time, and understood only as far as routing needs it."""
+"""Reading a request's body in: within limits and in good time."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NoReturn
+from types import TracebackType
+from typing import Self
 
 from starlette.types import Message, Receive, Scope
 
+from router.api.cycle import EXTENSION, BodySource
 from router.api.disconnect import ClientDisconnected
 from router.api.errors import RequestTimeout
-from router.errors import BodyTooLarge, InvalidRequest, Overloaded, UnsupportedEncoding
+from router.errors import BodyTooLarge, Overloaded, UnsupportedEncoding
 
 MIB = 1024 * 1024
 _SILENCE_SEC = 60.0  # longest pause of a client that is sending its body
@@ -26,14 +24,9 @@ class BodyBudget:
         self.limit = limit
         self.held = 0
 
-    @contextmanager
-    def hold(self) -> Iterator[Hold]:
-        """A share that starts empty and is given back as a whole."""
-        share = Hold(self)
-        try:
-            yield share
-        finally:
-            share.release()
+    def hold(self) -> Hold:
+        """A share that starts empty and, at the end of its `with` block, is given back as a whole."""
+        return Hold(self)
 
 
 class Hold:
@@ -45,58 +38,65 @@ class Hold:
         self._budget = budget
         self.size = 0
 
-    def grow(self, size: int) -> None:
-        """Raises Overloaded when nothing is left."""
-        if self._budget.held + size > self._budget.limit:
-            message = f"All requests together hold more than {self._budget.limit // MIB} MB (api.max_buffered_mb)."
-            raise Overloaded(f"{message} Try again.", retry_after=2)
-        self._budget.held += size
-        self.size += size
+    def __enter__(self) -> Self:
+        return self
 
-    def release(self) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._budget.held -= self.size
         self.size = 0
 
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """What routing reads of a JSON body.
-
-    Attributes:
-        model: None when it is missing; anything a client may have put there.
-        service_tier: OpenAI's word for a class of service, or anything else.
-    """
-
-    model: object
-    stream: bool
-    service_tier: object
+    def grow(self, size: int) -> None:
+        """Raises Overloaded when nothing is left."""
+        budget = self._budget
+        if budget.held + size > budget.limit:
+            message = f"All requests together hold more than {budget.limit // MIB} MB (api.max_buffered_mb)."
+            raise Overloaded(f"{message} Try again.", retry_after=2)
+        budget.held += size
+        self.size += size
 
 
 async def read_body(scope: Scope, receive: Receive, hold: Hold, *, limit: int) -> bytes:
-    """The whole body.
+    """The whole body; without waiting where it came with its head, as small ones do.
 
     Raises BodyTooLarge before anything is read when the length is declared, UnsupportedEncoding, Overloaded,
     RequestTimeout, ClientDisconnected.
     """
     _check_headers(scope, limit)
+    taken = _taken(scope)
+    return await _received_body(receive, hold, limit) if taken is None else _held(taken, hold, limit)
+
+
+def _taken(scope: Scope) -> bytes | None:
+    """The body, where all of it is there already; None also for a server that cannot tell."""
+    source: BodySource | None = scope.get("extensions", {}).get(EXTENSION)
+    return None if source is None else source.taken_body()
+
+
+async def _received_body(receive: Receive, hold: Hold, limit: int) -> bytes:
     chunks: list[bytes] = []
     more = True
     while more:
         message = await _received(receive)
-        chunk = message.get("body", b"")
-        if hold.size + len(chunk) > limit:
-            raise _too_large(limit)
-        hold.grow(len(chunk))
-        chunks.append(chunk)
+        chunks.append(_held(message.get("body", b""), hold, limit))
         more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
+def _held(chunk: bytes, hold: Hold, limit: int) -> bytes:
+    if hold.size + len(chunk) > limit:
+        raise _too_large(limit)
+    hold.grow(len(chunk))
+    return chunk
+
+
 def _check_headers(scope: Scope, limit: int) -> None:
     for name, value in scope["headers"]:
-        if name == b"content-length" and int(value) > limit:
-            raise _too_large(limit)
-        if name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
+        if name == b"content-length":
+            if int(value) > limit:
+                raise _too_large(limit)
+        elif name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
             raise UnsupportedEncoding("Compressed bodies are not accepted; send the body as it is.")
 
 
@@ -113,27 +113,3 @@ async def _received(receive: Receive) -> Message:
     if message["type"] == "http.disconnect":
         raise ClientDisconnected
     return message
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise InvalidRequest(f"The body is not valid JSON: {name} is not a number of JSON.")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)  # `json.loads` would make one for each call
-
-
-def parse_json(body: bytes) -> Envelope:
-    """Understand a JSON body. Raises InvalidRequest for anything that is not a JSON object in UTF-8."""
-    try:
-        found = _DECODER.decode(str(body, "utf-8"))
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"The body is not UTF-8 (byte {error.start}).") from error
-    except RecursionError as error:
-        raise InvalidRequest("The body's JSON is nested too deeply.") from error
-    except json.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
-    except ValueError as error:
-        raise InvalidRequest("The body holds a number with too many digits.") from error
-    if not isinstance(found, dict):
-        raise InvalidRequest("The body must be a JSON object.")
-    return Envelope(found.get("model"), found.get("stream") is True, found.get("service_tier"))

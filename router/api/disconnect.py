@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from starlette.types import Receive
-
-from router.proxy.answer import Answer
-
-# Most answers of a ready model to a small question are over by then and need no watcher at all.
-_GRACE_SEC = 0.05
+from router.proxy.downstream import Downstream
 
 
 class ClientDisconnected(Exception):
@@ -21,48 +17,66 @@ class ClientDisconnected(Exception):
 class DisconnectWatch:
     """Cancels the block it guards when the client goes away, and makes a ClientDisconnected of the cancellation.
 
-    To be entered once the request's body has been read to its end, since it takes over `receive`. A client that goes
-    after the answer's last byte is not told apart from one that stayed. Works as `asyncio.timeout` does: a
-    cancellation from elsewhere goes on as one.
+    A client that goes after the answer's last byte is not told apart from one that stayed. Works as `asyncio.timeout`
+    does: a cancellation from elsewhere goes on as one.
 
-    Args:
-        grace: seconds before it begins to watch, since a task for each request would be a good part of its cost.
+    Attributes:
+        on_ready: called when the client has caught up.
     """
 
-    __slots__ = ("_answer", "_fired", "_grace", "_owner", "_receive", "_timer", "_watcher")
+    __slots__ = ("_before", "_client", "_fired", "_full", "_gone", "_on_full", "_owner", "on_ready")
 
-    def __init__(self, receive: Receive, answer: Answer, *, grace: float = _GRACE_SEC) -> None:
-        self._receive = receive
-        self._answer = answer
-        self._grace = grace
-        self._fired = False
+    def __init__(self, downstream: Downstream) -> None:
+        self._client = downstream
         self._owner: asyncio.Task[object] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._before = 0
+        self._gone = False
+        self._fired = False
+        self._full = False
+        self._on_full: Callable[[], None] | None = None
+        self.on_ready: Callable[[], None] | None = None
 
-    async def __aenter__(self) -> Self:
+    @property
+    def on_full(self) -> Callable[[], None] | None:
+        """Called when the client reads too slowly; at once, when it did so before somebody asked to be called."""
+        return self._on_full
+
+    @on_full.setter
+    def on_full(self, call: Callable[[], None] | None) -> None:
+        self._on_full = call
+        if self._full and call is not None:
+            call()
+
+    def __enter__(self) -> Self:
+        self._client.watch(self)
+        if self._gone:
+            raise ClientDisconnected
         self._owner = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(self._grace, self._start)
+        self._before = 0 if self._owner is None else self._owner.cancelling()
         return self
 
-    def _start(self) -> None:
-        self._watcher = asyncio.create_task(self._watch(), name="disconnect watch")
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.watch(None)
+        owner, self._owner = self._owner, None
+        if not self._fired or owner is None:
+            return
+        if owner.uncancel() <= self._before and kind in {None, asyncio.CancelledError}:
+            raise ClientDisconnected from error
 
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if not self._answer.complete and self._owner is not None:
+    def client_gone(self) -> None:
+        self._gone = True
+        if self._owner is not None and not self._client.complete:
             self._fired = True
             self._owner.cancel()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        watcher, owner = self._watcher, self._owner
-        if self._timer is not None:
-            self._timer.cancel()
-        if watcher is not None:
-            watcher.cancel()
-            await asyncio.wait([watcher])
-        if self._fired and owner is not None and owner.uncancel() <= 0 and kind in {None, asyncio.CancelledError}:
-            raise ClientDisconnected from error
+    def client_full(self) -> None:
+        self._full = True
+        if self._on_full is not None:
+            self._on_full()
+
+    def client_ready(self) -> None:
+        self._full = False
+        if self.on_ready is not None:
+            self.on_ready()

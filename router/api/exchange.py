@@ -1,4 +1,4 @@
-"""One relayed request from its grant to its record: lease, relay, what is told when it breaks, what is counted."""
+"""One relayed request from its turn in the queue to its record: relay, replays, what is told when it breaks."""
 
 from __future__ import annotations
 
@@ -6,33 +6,44 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from router.api.context import context_of
+from router.api.cycle import downstream_of
 from router.api.disconnect import ClientDisconnected, DisconnectWatch
 from router.api.endpoints import Claim
-from router.api.services import Engine, Services
+from router.api.pulse import Pulse
+from router.api.services import Services, Turn
 from router.config import Settings
 from router.core.types import Priority
-from router.errors import InvalidRequest, ModelNotFound, ModelNotLoaded, RouterError
+from router.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    ModelNotLoaded,
+    RouterError,
+    UpstreamFailed,
+    UpstreamKeptFailing,
+)
 from router.proxy.answer import Answer
-from router.proxy.dialect import ErrorInfo, error_event
+from router.proxy.dialect import ErrorInfo
 from router.proxy.relay import Call, relay
-from router.proxy.usage import UsageTap
 from router.telemetry.records import RequestRecord, RequestStatus
 
 _log = logging.getLogger("router.api")
-_LAST_WORDS_SEC = 5.0  # for a client that does not read
 _LONGEST_NAME = 100
+_REPLAYS = 2
+# A child that dies resets its connections a moment before its end is seen; a replay should not meet it again.
+_VERDICT_SEC = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Order:
     """A request that has been understood.
 
     Attributes:
         model: canonical name.
         endpoint: the route it came by, as it is counted.
+        pings: its client waits for a stream, and may be told so by pings.
     """
 
     model: str
@@ -40,6 +51,7 @@ class Order:
     endpoint: str
     claim: Claim
     call: Call
+    pings: bool = False
 
 
 def configured_model(settings: Settings, name: object) -> str:
@@ -52,70 +64,105 @@ def configured_model(settings: Settings, name: object) -> str:
     return canonical
 
 
-async def exchange(services: Services, order: Order, scope: Scope, receive: Receive, send: Send) -> None:
-    """Carry out an order whose body has been read.
+async def exchange(services: Services, order: Order, scope: Scope) -> None:
+    """Carry out an order whose body has been read, and tell its client how it went, whatever happens.
 
-    Raises RouterError as long as the client has been told nothing, else says it in the stream and leaves the response
-    incomplete. Raises ClientDisconnected when the client went away.
+    Raises ClientDisconnected when the client went away.
     """
-    context_of(scope).model = order.model
-    answer, tap = Answer(send), UsageTap()
+    context, client = context_of(scope), downstream_of(scope)
+    context.model = order.model
+    talk = _Talk(services, order, Answer(client, context.dialect, context.request_id))
     started = services.engine.clock()
     status: RequestStatus = "server_error"
     try:
-        async with DisconnectWatch(receive, answer):
-            await _passed(services.engine, order, answer, tap)
-            await answer.end()
-        status = _status_word(answer.status)
+        with DisconnectWatch(client) as watch:
+            await talk.hold(watch)
+        status = _status_word(talk.answer.status)
     except RouterError as error:
         status = _status_word(error.status)
-        if not answer.started:
-            raise
-        await _break_off(answer, error, order.call)
+        if talk.answer.started:
+            _log.warning("Request %s broke off: %s", context.request_id, error.message)
+        talk.answer.fail(ErrorInfo.of(error))
     except (ClientDisconnected, asyncio.CancelledError):
         status = "cancelled"
         raise
     finally:
         if order.claim is Claim.SLOT:
-            tokens = tap.tokens()
-            services.telemetry.request_finished(
-                RequestRecord(
-                    model=order.model,
-                    endpoint=order.endpoint,
-                    status=status,
-                    started=started,
-                    first_byte=answer.first_content,
-                    ended=services.engine.clock(),
-                    tokens_in=tokens.prompt,
-                    tokens_out=tokens.completion,
-                    priority=order.priority.name.lower(),
+            talk.record(status, started)
+
+
+class _Talk:
+    """What belongs to one exchange."""
+
+    __slots__ = ("_order", "_services", "answer")
+
+    def __init__(self, services: Services, order: Order, answer: Answer) -> None:
+        self._services = services
+        self._order = order
+        self.answer = answer
+
+    async def hold(self, watch: DisconnectWatch) -> None:
+        """Until the whole answer has been handed over. Raises RouterError."""
+        engine, order = self._services.engine, self._order
+        if order.claim is not Claim.SLOT:
+            if (upstream := engine.upstream(order.model)) is not None:
+                await relay(upstream, order.call, self.answer, watch)
+                return
+            if order.claim is Claim.NOTHING:
+                status = engine.view(order.model).status
+                raise ModelNotLoaded(
+                    f"Model '{order.model}' is {status}, and this does not load it. POST /v1/models/load does.",
+                    param="model",
                 )
-            )
-
-
-async def _passed(engine: Engine, order: Order, answer: Answer, tap: UsageTap) -> None:
-    if order.claim is not Claim.SLOT:
-        if (upstream := engine.upstream(order.model)) is not None:
-            await relay(upstream, order.call, answer, tap)
+        turn = engine.turn(order.model, order.priority)
+        if not order.pings:
+            await self._serve(turn, watch)
             return
-        if order.claim is Claim.NOTHING:
-            status = engine.view(order.model).status
-            raise ModelNotLoaded(
-                f"Model '{order.model}' is {status}, and this does not load it. POST /v1/models/load does.",
-                param="model",
+        with Pulse(self.answer, every=self._services.settings.api.stream_ping_sec, note=lambda: _note(turn)):
+            await self._serve(turn, watch)
+
+    async def _serve(self, turn: Turn, watch: DisconnectWatch) -> None:
+        """Take a slot and relay; again if the upstream dies before the client has received anything of its answer."""
+        order, tries = self._order, 0
+        while True:
+            try:
+                async with await turn.lease() as lease:
+                    await relay(lease.upstream, order.call, self.answer, watch, lease)
+            except UpstreamFailed as error:
+                tries += 1
+                if self.answer.first_content is not None:
+                    raise
+                if tries > _REPLAYS:
+                    message = f"The model's server broke off before it had answered, {tries} times in a row."
+                    raise UpstreamKeptFailing(message) from error
+            else:
+                return
+            await self._services.engine.wait_gone(order.model, lease.replica, timeout=_VERDICT_SEC)
+            self._services.telemetry.request_replayed(order.model)
+
+    def record(self, status: RequestStatus, started: float) -> None:
+        order, tokens = self._order, self.answer.tap.tokens()
+        self._services.telemetry.request_finished(
+            RequestRecord(
+                model=order.model,
+                endpoint=order.endpoint,
+                status=status,
+                started=started,
+                first_byte=self.answer.first_content,
+                ended=self._services.engine.clock(),
+                tokens_in=tokens.prompt,
+                tokens_out=tokens.completion,
+                priority=order.priority.name.lower(),
+                tokens_cached=tokens.cached,
+                prompt_seconds=tokens.prompt_seconds,
+                generation_seconds=tokens.predicted_seconds,
             )
-    async with await engine.lease(order.model, order.priority) as lease:
-        await relay(lease.upstream, order.call, answer, tap, lease)
+        )
 
 
-async def _break_off(answer: Answer, error: RouterError, call: Call) -> None:
-    _log.warning("Request %s broke off: %s", call.request_id, error.message)
-    event = error_event(ErrorInfo.of(error), call.dialect, call.request_id)
-    try:
-        async with asyncio.timeout(_LAST_WORDS_SEC):
-            await answer.break_off(event)
-    except TimeoutError:
-        _log.warning("Request %s: its client does not read, so it was not told", call.request_id)
+def _note(turn: Turn) -> str:
+    place = turn.place()
+    return "processing" if place is None else f"queue position {place.position}"
 
 
 def _status_word(status: int) -> RequestStatus:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
-from router.api.body import MIB, Envelope, parse_json, read_body
-from router.api.context import context_of
+from router.api.body import MIB, read_body
 from router.api.endpoints import Claim, Endpoint
+from router.api.envelope import Envelope, parse_json
 from router.api.exchange import Order, configured_model, exchange
 from router.api.form import field_of
 from router.api.priority import priority_of
 from router.api.services import Services
+from router.config import Settings
 from router.errors import UnsupportedByModel
+from router.proxy.assembly import Assembly, plan
 from router.proxy.relay import Call
 
 
@@ -34,18 +36,18 @@ class Wish:
     model: str | None = None
 
 
-async def carry_out(services: Services, wish: Wish, scope: Scope, receive: Receive, send: Send) -> None:
+async def carry_out(services: Services, wish: Wish, scope: Scope, receive: Receive) -> None:
     """Read the body, understand it, and carry out what it asks for. Raises what `read_body` and `exchange` raise."""
     with services.budget.hold() as hold:
         body = await read_body(scope, receive, hold, limit=services.settings.api.max_body_mb * MIB)
-        await exchange(services, _order(services, wish, scope, body), scope, receive, send)
+        await exchange(services, _order(services.settings, wish, scope, body), scope)
 
 
-def _order(services: Services, wish: Wish, scope: Scope, body: bytes) -> Order:
-    context, endpoint = context_of(scope), wish.endpoint
+def _order(settings: Settings, wish: Wish, scope: Scope, body: bytes) -> Order:
+    endpoint = wish.endpoint
     envelope = _envelope(endpoint, scope, body)
-    model = configured_model(services.settings, envelope.model if wish.model is None else wish.model)
-    if endpoint.generates and services.settings.models[model].writes_no_text:
+    model = configured_model(settings, envelope.model if wish.model is None else wish.model)
+    if endpoint.generates and settings.models[model].writes_no_text:
         raise UnsupportedByModel(
             f"Model '{model}' writes no text: its flags start it for embedding or ranking only.", param="model"
         )
@@ -59,11 +61,11 @@ def _order(services: Services, wish: Wish, scope: Scope, body: bytes) -> Order:
             target=wish.target,
             headers=scope["headers"],
             body=body,
-            dialect=context.dialect,
-            request_id=context.request_id,
             content_type="application/json" if endpoint.model_in == "json" else None,
             stream=envelope.stream,
+            detour=_detour(endpoint, envelope, body),
         ),
+        pings=envelope.stream and endpoint.generates,
     )
 
 
@@ -72,6 +74,17 @@ def _envelope(endpoint: Endpoint, scope: Scope, body: bytes) -> Envelope:
         return parse_json(body)
     if endpoint.model_in == "form":
         content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-        return Envelope(field_of(body, content_type.decode("latin-1"), "model"), stream=False, service_tier=None)
+        return Envelope(field_of(body, content_type.decode("latin-1"), "model"))
     # What takes a slot may well stream; what that means is the child's business.
-    return Envelope(None, stream=endpoint.claim is Claim.SLOT, service_tier=None)
+    return Envelope(None, stream=endpoint.claim is Claim.SLOT)
+
+
+def _detour(endpoint: Endpoint, envelope: Envelope, body: bytes) -> Assembly | None:
+    """A child does not notice in time that the client of a document has left, see `proxy.assembly`."""
+    if envelope.stream or not endpoint.generates:
+        return None
+    return plan(endpoint.path, body, n=_whole(envelope.n), max_tokens=_whole(envelope.max_tokens))
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None

@@ -5,9 +5,8 @@ from __future__ import annotations
 from starlette.types import Scope
 
 
-def without_trailing_slash(scope: Scope) -> Scope:
-    """A copy of the scope with `/a/` made `/a`: answered alike, without a redirect that loses a POST's body."""
+def drop_trailing_slash(scope: Scope) -> None:
+    """Make `/a/` of a scope `/a`: answered alike, without a redirect that loses a POST's body."""
     path = scope["path"]
-    if len(path) > 1 and path.endswith("/"):
-        return {**scope, "path": path.rstrip("/") or "/"}
-    return dict(scope)
+    if path[-1:] == "/" and len(path) > 1:
+        scope["path"] = path.rstrip("/") or "/"

@@ -1,26 +1,323 @@
-"""HTTP that cannot be parsed is answered below the app, and told in the same shape as everything else."""
+"""The server's side of a connection: bytes become requests, and requests are answered one after another.
+
+It stands where uvicorn's own would, and uvicorn's server drives it: it makes one for each connection, calls `shutdown`,
+and waits until `connections` and `tasks` of its state are empty.
+"""
 
 from __future__ import annotations
 
-import uuid
+import asyncio
+import logging
+import socket
+import struct
+import urllib.parse
+from collections import deque
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
+from starlette.types import ASGIApp, Scope
+from uvicorn import Config
+from uvicorn.server import ServerState
 
-from router.errors import InvalidRequest
+from router.api.context import fresh_id
+from router.api.cycle import EXTENSION, Cycle
+from router.api.errors import HeadersTooLarge
+from router.api.head import date_line, status_line
+from router.api.outflow import Outflow
+from router.errors import InvalidRequest, RouterError
 from router.proxy.dialect import Dialect, ErrorInfo, error_body
 
+KEEP_ALIVE_SEC = 75.0
+SEND_TIMEOUT_SEC = 60.0
+_HIGH_WATER = 64 * 1024
+# For a head, for trailers, and for any other bytes that bring neither the end of a head nor a piece of a body.
+_MOST_FRAMING = 256 * 1024
+_NO_LINGER = struct.pack("ii", 1, 0)
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+_log = logging.getLogger("router.api")
 
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's, but for the answer to a request that is no HTTP."""
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer and close; what follows on this connection cannot be trusted."""
-        request_id = uuid.uuid4().hex
-        error = InvalidRequest(f"This is not valid HTTP: {msg}")
+class HttpProtocol(asyncio.Protocol):
+    """One client's connection. HTTP/1.0 and 1.1; offers of another protocol are not taken up.
+
+    Args:
+        send_timeout: seconds that a client may take nothing of what waits for it.
+        keep_alive: seconds without a request, or with a part of its head, before the connection is closed.
+    """
+
+    __slots__ = ("_answering", "_app", "_client", "_declined", "_framing", "_headers", "_idle_since", "_idle_timer",
+                 "_keep_alive", "_loop", "_outflow", "_parser", "_reading", "_reading_paused", "_server", "_state",
+                 "_transport", "_url", "_waiting", "write", "writelines")  # fmt: skip
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],  # noqa: ARG002  uvicorn's, of a lifespan that there is not
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        send_timeout: float = SEND_TIMEOUT_SEC,
+        keep_alive: float = KEEP_ALIVE_SEC,
+    ) -> None:
+        self._app = cast("ASGIApp", config.loaded_app)
+        self._keep_alive = keep_alive
+        self._state = server_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._outflow = Outflow(send_timeout)
+        self._transport: asyncio.Transport
+        self._parser: HttpRequestParser
+        self._client: tuple[str, int] | None = None
+        self._server: tuple[str, int] | None = None
+        self._idle_timer: asyncio.TimerHandle
+        self._idle_since = 0.0
+        self._reading_paused = False
+        # The request that is being parsed.
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._framing = 0
+        self._declined = b""  # its head, if it offered another protocol
+        self._reading: Cycle | None = None
+        # Those that have been.
+        self._answering: Cycle | None = None
+        self._waiting: deque[Cycle] = deque()
+
+    # --- for the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_HIGH_WATER)
+        self.write, self.writelines = self._transport.write, self._transport.writelines
+        self._parser = self._fresh_parser()
+        self._client, self._server = _address(transport, "peername"), _address(transport, "sockname")
+        self._state.connections.add(self)  # type: ignore[arg-type] # the set names uvicorn's own protocols
+        self._idle_since = self._loop.time()
+        self._idle_timer = self._loop.call_later(self._keep_alive, self._look_for_idleness)
+
+    def data_received(self, data: bytes) -> None:
+        self._framing += len(data)
+        while data:
+            try:
+                self._parser.feed_data(data)
+            except HttpParserUpgrade as upgrade:
+                self._parser = self._fresh_parser()
+                data, self._declined = self._declined + data[upgrade.args[0] :], b""
+                continue
+            except HttpParserError as error:
+                self._refuse(InvalidRequest(f"This is not valid HTTP: {error}."))
+            else:
+                if self._framing > _MOST_FRAMING:
+                    self._refuse(HeadersTooLarge(f"A request has more than {_MOST_FRAMING // 1024} KB of headers."))
+            break
+
+    def eof_received(self) -> None:
+        self._lost()
+        self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  it is lost either way
+        self._state.connections.discard(self)
+        self._idle_timer.cancel()
+        self._outflow.release()
+        self._lost()
+        del self._parser, self.write, self.writelines  # which ends cycles that only the garbage collector could
+
+    def pause_writing(self) -> None:
+        self._outflow.full = True
+        self._outflow.watch(self._transport, self._give_up)
+        if self._answering is not None:
+            self._answering.client_full()
+
+    def resume_writing(self) -> None:
+        self._outflow.release()
+        if self._transport.is_closing() and self._transport.get_write_buffer_size():
+            self._outflow.watch(self._transport, self._give_up)
+        if self._answering is not None:
+            self._answering.client_ready()
+
+    # --- for the parser
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        version = self._parser.get_http_version()
+        if self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT":
+            self._decline_upgrade(version)
+            return
+        scope = self._scope(version)
+        keep_alive = version != "1.0" and self._parser.should_keep_alive()
+        cycle = self._reading = Cycle(self, scope, keep_alive=keep_alive)
+        scope["extensions"] = {EXTENSION: cycle}
+        self._url, self._headers, self._framing = b"", [], 0
+        if self._answering is None:
+            self._answer(cycle)
+        else:
+            self.pause_reading()
+            self._waiting.append(cycle)
+
+    def on_body(self, chunk: bytes) -> None:
+        self._framing = 0
+        if self._reading is not None:
+            self._reading.feed(chunk)
+
+    def on_message_complete(self) -> None:
+        if self._headers:  # trailers
+            self._headers = []
+        if self._reading is not None:
+            self._reading.feed_end()
+            self._reading = None
+
+    def _fresh_parser(self) -> HttpRequestParser:
+        parser = HttpRequestParser(self)
+        # What comes after a request that said `connection: close` is no reason to refuse that request.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
+    def _decline_upgrade(self, version: str) -> None:
+        """Go on as if the other protocol had not been offered; Java's own client offers HTTP/2 to everybody.
+
+        The parser would take what follows for that protocol, the body included. So another one gets the same head
+        without the offer.
+        """
+        lines = [b"%b: %b\r\n" % pair for pair in self._headers if pair[0] != b"upgrade"]
+        first = b"%b %b HTTP/%b\r\n" % (self._parser.get_method(), self._url, version.encode("ascii"))
+        self._declined = first + b"".join(lines) + b"\r\n"
+        self._url, self._headers = b"", []
+
+    def _scope(self, version: str) -> Scope:
+        url = self._url
+        if url.startswith(b"/") and b"#" not in url:
+            raw_path, _, query = url.partition(b"?")
+            query.decode("ascii")
+        else:
+            parts = parse_url(url)
+            raw_path, query = parts.path, parts.query or b""
+        path = raw_path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "server": self._server,
+            "client": self._client,
+            "scheme": "http",
+            "root_path": "",
+            "method": self._parser.get_method().decode("ascii"),
+            "path": urllib.parse.unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self._headers,
+        }
+
+    # --- for a cycle
+
+    @property
+    def full(self) -> bool:
+        return self._outflow.full
+
+    async def drained(self) -> None:
+        await self._outflow.drained()
+
+    def pause_reading(self) -> None:
+        if not self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def answered(self, cycle: Cycle) -> None:
+        self._answering = None
+        self._idle_since = self._loop.time()
+        if not cycle.keep_alive:
+            self.close()
+        elif not self._transport.is_closing():
+            self.resume_reading()
+            if self._waiting:
+                self._answer(self._waiting.popleft())
+
+    def close(self) -> None:
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._outflow.watch(self._transport, self._give_up)
+
+    def reset(self) -> None:
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._transport.abort()
+
+    # --- for uvicorn
+
+    def shutdown(self) -> None:
+        """Close the connection, once what is being answered has been."""
+        if self._answering is None:
+            self.close()
+        else:
+            self._answering.keep_alive = False
+
+    # --- for all of them
+
+    def _answer(self, cycle: Cycle) -> None:
+        self._answering = cycle
+        self._state.tasks.add(self._loop.create_task(self._run(cycle), name="request"))
+
+    async def _run(self, cycle: Cycle) -> None:
+        try:
+            await self._app(cycle.scope, cycle.receive, cycle.send)
+        except Exception:  # noqa: BLE001 - nobody awaits this task
+            _log.exception("Unexpected error in front of everything that tells errors")
+        finally:
+            self._state.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            cycle.give_up()
+            del cycle.scope  # which holds the cycle
+
+    def _lost(self) -> None:
+        self._waiting.clear()
+        if self._answering is not None:
+            self._answering.lost()
+
+    def _give_up(self) -> None:
+        """The client takes nothing more."""
+        self._lost()
+        self._transport.abort()
+
+    def _look_for_idleness(self) -> None:
+        """One timer looks after the connection, in place of one that each request cancels and sets anew."""
+        idle = self._loop.time() - self._idle_since
+        if self._answering is not None:
+            idle = 0.0
+        elif idle >= self._keep_alive:
+            self.close()
+            return
+        self._idle_timer = self._loop.call_later(self._keep_alive - idle, self._look_for_idleness)
+
+    def _refuse(self, error: RouterError) -> None:
+        """What came is no request, and what follows on this connection cannot be trusted."""
+        _log.warning("Refused what %s sent: %s", self._client[0] if self._client else "a client", error.message)
+        self._waiting.clear()
+        if self._answering is not None:
+            if self._answering.status or not self._answering.readable:
+                self._answering.keep_alive = False
+                self.pause_reading()
+                return
+            self._answering.lost()
+        elif self._reading is not None:  # and has its answer
+            self.close()
+            return
+        request_id = fresh_id()
         body = error_body(ErrorInfo.of(error), Dialect.OPENAI, request_id)
         head = (
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\n\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+            f"x-request-id: {request_id}\r\n\r\n"
         )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
+        self.write(status_line(error.status) + date_line() + head.encode("ascii") + body)
+        self.close()
+
+
+def _address(transport: asyncio.BaseTransport, name: str) -> tuple[str, int] | None:
+    found = transport.get_extra_info(name)
+    return (str(found[0]), int(found[1])) if isinstance(found, tuple) else None

@@ -10,12 +10,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import Literal
+from functools import partial
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from router.api.boundary import AbortFilter
+from router.api.protocol import KEEP_ALIVE_SEC, SEND_TIMEOUT_SEC, HttpProtocol
 
 _BACKLOG = 2048
 _LAST_WORDS_SEC = 2.0
@@ -38,19 +39,28 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _protocol() -> type[asyncio.Protocol] | Literal["auto"]:
-    try:
-        from router.api.protocol import HttpProtocol  # noqa: PLC0415  not everywhere is httptools
-    except ImportError:
-        return "auto"
-    return HttpProtocol
-
-
 def hush_uvicorn() -> None:
-    """Keep uvicorn's words about its start and stop, and about answers left incomplete on purpose, out of the log."""
-    errors = logging.getLogger("uvicorn.error")
-    errors.setLevel(logging.WARNING)
-    errors.addFilter(AbortFilter())
+    """Keep uvicorn's words about its start and stop out of the log."""
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+def config_of(
+    app: ASGIApp, *, graceful: int, send_timeout: float = SEND_TIMEOUT_SEC, keep_alive: float = KEEP_ALIVE_SEC
+) -> uvicorn.Config:
+    """uvicorn as it is used here: it listens and ends, and leaves connections to a protocol of ours."""
+    protocol = partial(HttpProtocol, send_timeout=send_timeout, keep_alive=keep_alive)
+    return uvicorn.Config(
+        app,
+        http=cast("type[asyncio.Protocol]", protocol),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=graceful,
+    )
 
 
 class Server(uvicorn.Server):
@@ -64,6 +74,7 @@ class Server(uvicorn.Server):
         on_listening: called once requests are accepted.
         on_exit: called at the first signal, before connections are waited for.
         on_deadline: called when open requests have not finished `drain` seconds later.
+        send_timeout: seconds that a client may take nothing of what waits for it.
     """
 
     def __init__(
@@ -74,23 +85,10 @@ class Server(uvicorn.Server):
         on_exit: Callable[[], None],
         on_deadline: Callable[[], None],
         drain: float,
+        send_timeout: float = SEND_TIMEOUT_SEC,
     ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                date_header=True,
-                proxy_headers=False,
-                timeout_keep_alive=75,
-                # Its own way out cuts connections without a word, so it comes after `on_deadline`.
-                timeout_graceful_shutdown=math.ceil(drain + _LAST_WORDS_SEC),
-                ws="none",
-                http=_protocol(),
-            )
-        )
+        # Its own way out cuts connections without a word, so it comes after `on_deadline`.
+        super().__init__(config_of(app, graceful=math.ceil(drain + _LAST_WORDS_SEC), send_timeout=send_timeout))
         self._on_listening = on_listening
         self._on_exit = on_exit
         self._on_deadline = on_deadline

@@ -9,11 +9,21 @@ from typing import Protocol
 from router.api.body import BodyBudget
 from router.api.tickets import TicketOffice
 from router.config import Settings
-from router.core.types import DeviceView, ModelView, Priority
+from router.core.types import DeviceView, LinePlace, ModelView, Priority, ReplicaId
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
 from router.telemetry.metrics import Telemetry
 from router.telemetry.status import StatusBus
+
+
+class Turn(Protocol):
+    """What the API asks of a request's standing with a queue; see `engine.turn`."""
+
+    async def lease(self) -> Lease:
+        """Wait for a slot; again after the last one's replica has died. Raises the RouterError that ended the wait."""
+
+    def place(self) -> LinePlace | None:
+        """Where it stands in the queue; None when it does not wait."""
 
 
 class Engine(Protocol):
@@ -27,8 +37,11 @@ class Engine(Protocol):
     def accepting(self) -> bool:
         """False while the router starts up or shuts down."""
 
-    async def lease(self, model: str, priority: Priority, *, timeout: float | None = None) -> Lease:
-        """Wait for a slot, loading the model if need be. Raises the RouterError that ended the wait."""
+    def turn(self, model: str, priority: Priority, *, timeout: float | None = None) -> Turn:
+        """A request's standing with the queue of a model, which is loaded if need be."""
+
+    async def wait_gone(self, model: str, replica: ReplicaId, *, timeout: float) -> bool:
+        """Wait until a replica is known to serve no more; False when it still does after so many seconds."""
 
     def upstream(self, model: str) -> Upstream | None:
         """The ready replica, for calls that take no slot; None when there is none."""

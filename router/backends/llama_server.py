@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
-
 from router.backends.capabilities import Capabilities, Finder
 from router.backends.child_log import ChildLog, log_file_name
 from router.backends.control_client import ControlClient, NotOurs
@@ -23,6 +21,7 @@ from router.backends.port_pool import LOOPBACK, PortPool
 from router.backends.process import ChildProcess
 from router.core.types import Placement, ReplicaId
 from router.engine.ports import ChildExit, LaunchError, SlotReading, Upstream
+from router.wire.pool import Pool
 
 _log = logging.getLogger(__name__)
 
@@ -30,10 +29,6 @@ _POLL_SEC = 0.05
 _RESPAWNS = 2  # of one child whose port is snatched away
 # A stranger answers on our port while the child may still be on its way to notice that it cannot have it.
 _STRANGER_SEC = 10.0
-# llama-server closes an idle connection after 5 s; we must not be about to use it then.
-_KEEPALIVE_SEC = 4.0
-_CONNECT_SEC = 5.0
-_READ_BUFFER = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +91,7 @@ class LlamaServerChild:
         self._stranger_patience = stranger_patience
         self._stopping = False
         self._control = ControlClient(spawned.key)
-        self._session = _data_session()
+        self._upstream = _upstream(spawned)
         self._life = asyncio.create_task(self._live(), name=f"life of {name} {spawned.process.pid}")
 
     @property
@@ -109,7 +104,7 @@ class LlamaServerChild:
 
     @property
     def upstream(self) -> Upstream:
-        return Upstream(f"http://{LOOPBACK}:{self.port}", self._session, f"Bearer {self._now.key}")
+        return self._upstream
 
     async def ready(self) -> int:
         """See `Child.ready`."""
@@ -139,7 +134,8 @@ class LlamaServerChild:
         """See `Child.stop`."""
         self._stopping = True
         # An attached client would hold the child up until its next ping (30 s), or for ever.
-        await self._close_sockets()
+        self._upstream.pool.close()
+        await self._control.close()
         if await self._now.process.stop(grace=grace) is None:
             return ChildExit(-9, f"{self._name} (pid {self.pid}) hangs in the kernel and cannot even be killed")
         return await self.wait()
@@ -171,6 +167,8 @@ class LlamaServerChild:
         spawned = await self._respawn()
         self._ports.give_back(self.port)
         self._now, self._control.key = spawned, spawned.key
+        self._upstream.pool.close()
+        self._upstream = _upstream(spawned)
         if self._stopping:
             await spawned.process.stop(grace=0)
 
@@ -189,10 +187,6 @@ class LlamaServerChild:
             except OSError:
                 pass  # it may have gone meanwhile, or be busy starting
             await asyncio.sleep(_POLL_SEC)
-
-    async def _close_sockets(self) -> None:
-        await self._session.close()
-        await self._control.close()
 
 
 class LlamaServerLauncher:
@@ -329,12 +323,6 @@ class LlamaServerLauncher:
         )
 
 
-def _data_session() -> aiohttp.ClientSession:
-    """The relay's client session for one child: nothing pooled away, nothing decoded, nothing remembered."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SEC),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SEC),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        read_bufsize=_READ_BUFFER,
-    )
+def _upstream(spawned: Spawned) -> Upstream:
+    pool = Pool(LOOPBACK, spawned.port)
+    return Upstream(f"http://{LOOPBACK}:{spawned.port}", pool, f"Bearer {spawned.key}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,6 +115,8 @@ def _check_offsets(offsets: PriorityOffsets) -> PriorityOffsets:
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PingInterval = Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)]  # many clients give a silent server 60 s
+SendTimeout = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
 FilePath = Annotated[Path, BeforeValidator(_to_path)]
 Variable = Annotated[str, AfterValidator(_check_variable)]
 VariableValue = Annotated[str, AfterValidator(_check_variable_value)]
@@ -133,6 +136,8 @@ class ApiConfig(_Section):
     max_body_mb: Count = 64
     max_buffered_mb: Count = 1024
     allow_unauthenticated: bool = False
+    stream_ping_sec: PingInterval = 15.0
+    send_timeout_sec: SendTimeout = 60.0
 
 
 class PriorityOffsets(_Section):
@@ -201,13 +206,18 @@ class ModelConfig(_Section):
     evict_cost: NotNegative = 1.0
     exclusive_with: Annotated[tuple[str, ...], FromList] = ()
 
-    @property
+    @cached_property
     def writes_no_text(self) -> bool:
         """Its flags restrict the child to embedding or ranking."""
         return has_flag(self.flags, *EMBEDDING_FLAGS)
 
+    @cached_property
+    def parallel(self) -> int | None:
+        """Slots of a replica as the flags say; None = they do not."""
+        value = flag_value(self.flags, *PARALLEL_FLAGS)
+        return int(value) if value is not None else None
+
 
 def parallel_slots(model: ModelConfig, default: int) -> int:
     """Slots of a replica: the number after `-np`/`--parallel` in the flags, else the default."""
-    value = flag_value(model.flags, *PARALLEL_FLAGS)
-    return int(value) if value is not None else default
+    return default if model.parallel is None else model.parallel

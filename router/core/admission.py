@@ -27,10 +27,10 @@ def refusal(state: State, model: Model, ticket: Ticket, now: float, *, closing: 
         return reject(RejectCode.SHUTTING_DOWN, SHUTTING_DOWN, RETRY_ELSEWHERE)
     if model.health is Health.FAILED:
         return reject(RejectCode.FAILED, f"Model '{name}' has failed and waits for a reset: {model.reason}")
-    if model.health is Health.BACKOFF and model.retry_at is not None and now < model.retry_at:
+    if not ticket.again and model.health is Health.BACKOFF and model.retry_at is not None and now < model.retry_at:
         message = f"Model '{name}' failed and will be tried again in a moment: {model.reason}"
         return reject(RejectCode.BACKING_OFF, message, model.retry_at - now)
-    if len(model.queue) >= state.policy.max_queue:
+    if not ticket.again and len(model.queue) >= state.policy.max_queue:
         message = f"The queue of model '{name}' is full ({state.policy.max_queue} waiting)."
         return reject(RejectCode.QUEUE_FULL, message, _bounded(expected_wait(state, model, 0, now)))
     return None

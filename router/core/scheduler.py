@@ -65,21 +65,23 @@ class Scheduler:
         model = self._models[ticket.model]
         replica = model.replica
         if replica is not None and replica.has_free_slot and not model.queue and not self._closing:
-            model.experience.arrived(now)
+            if not ticket.again:
+                model.experience.arrived(now)
             self._grant(model, replica, ticket, now)
             return self._out.flush()
         refused = refusal(self._state, model, ticket, now, closing=self._closing)
         if refused is not None:
             self._out.add(refused)
             return self._out.flush()
-        model.experience.arrived(now)
-        if model.health is not Health.AVAILABLE:
+        if not ticket.again:
+            model.experience.arrived(now)
+        if model.health is Health.BACKOFF and (model.retry_at is None or model.retry_at <= now):
             self._recover(model)
         if not model.queue:
             model.promised = False
         model.queue.enter(ticket)
         self._expiries.push(ticket.deadline, ticket.id, ticket)
-        if model.is_hungry:
+        if model.is_hungry or model.health is Health.BACKOFF:
             self._out.touch(model)
             return self._conclude(now)
         if self._expiries.is_first(ticket.id):

@@ -143,6 +143,8 @@ class Ticket:
     Attributes:
         arrived: when it came.
         deadline: when it gives up waiting (absolute).
+        again: it had a slot already and lost its replica. It was admitted once, so neither a full queue nor the pause
+            after that crash turns it away: it waits like those who were queued behind it.
     """
 
     id: TicketId
@@ -150,6 +152,7 @@ class Ticket:
     priority: Priority
     arrived: float
     deadline: float
+    again: bool = False
 
 
 class RejectCode(Enum):
@@ -288,6 +291,11 @@ class LinePlace:
 
     ahead: int
     expected_wait: float
+
+    @property
+    def position(self) -> int:
+        """1 = next."""
+        return self.ahead + 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ class AbandonedLeases:
     A child does not say which request a slot works for, but each of its tasks has a number of its own. So the tasks
     that are busy when a lease has just been abandoned are remembered, and with them the leases that are served at that
     time. Of those tasks, as many as exceed those leases that still run belong to abandoned ones. What is granted later
-    brings new tasks and changes nothing.
+    brings new tasks and changes nothing. A lease so young that its task might not have been among them yet is looked
+    for afterwards: if no new task is its own, one of those remembered is.
     """
 
     def __init__(self) -> None:
@@ -39,6 +40,11 @@ class AbandonedLeases:
         """When the first of them was abandoned."""
         return min(self._since.values(), default=None)
 
+    @property
+    def newest(self) -> float | None:
+        """When the last of them was abandoned."""
+        return max(self._since.values(), default=None)
+
     def add(self, lease: Lease) -> None:
         self._leases[lease.id] = lease
         self._since[lease.id] = monotonic()
@@ -55,7 +61,9 @@ class AbandonedLeases:
             self._company |= {lease.id for lease in serving if now - lease.granted_at > _DISPATCH_SEC}
         self._tasks &= tasks
         self._company &= {lease.id for lease in serving}
-        at_work = max(0, len(self._tasks) - len(self._company))
+        others = sum(now - lease.granted_at > _DISPATCH_SEC for lease in serving) - len(self._company)
+        hidden = max(0, others - len(tasks - self._tasks))
+        at_work = max(0, len(self._tasks) - len(self._company) - hidden)
         over = list(self._leases.values())[: max(0, len(self._leases) - at_work)]
         for lease in over:
             del self._leases[lease.id], self._since[lease.id]

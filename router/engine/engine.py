@@ -21,6 +21,7 @@ from router.core.types import (
     DeviceView,
     Evicted,
     Grant,
+    LinePlace,
     ModelSpec,
     ModelView,
     Policy,
@@ -36,23 +37,23 @@ from router.core.types import (
 )
 from router.engine.lease import Lease
 from router.engine.limits import Limits
-from router.engine.ports import ChildExit, DeviceMonitor, Launcher, Observer, Upstream
+from router.engine.ports import Child, ChildExit, DeviceMonitor, Launcher, Observer, Upstream
 from router.engine.refusal import error_of
 from router.engine.supervisor import Supervisor
+from router.engine.turn import Turn
 from router.engine.waiting_room import WaitingRoom
 from router.errors import (
     ModelEjected,
     ModelFailed,
     ModelTooLarge,
     QueueTimeout,
-    RouterError,
     ShuttingDown,
 )
 
 _log = logging.getLogger(__name__)
-
 _TIMER_SLACK = 0.002
 _LAST_WORDS = 100  # lines of a dead child's log
+_SERVING = (Status.READY, Status.DRAINING)
 
 
 class Engine:
@@ -81,7 +82,10 @@ class Engine:
         self._observer = observer
         self._scheduler = Scheduler(policy, specs, monitor.devices)
         self._ids = itertools.count(1)
-        self._waiting = WaitingRoom(left=self._left, unused=lambda lease: self._released(lease, finished=True))
+        self._waiting = WaitingRoom(
+            left=lambda ticket: self._apply(self._scheduler.cancel(ticket, self.clock())),
+            unused=lambda lease: self._released(lease, finished=True),
+        )
         self._supervisors: dict[ReplicaId, Supervisor] = {}
         self._supervised: set[asyncio.Task[None]] = set()
         self._background: set[asyncio.Task[None]] = set()
@@ -110,7 +114,7 @@ class Engine:
     def abort_all(self) -> None:
         """End everything that still runs; its clients are told."""
         for supervisor in self._supervisors.values():
-            self._abort_leases(supervisor, ShuttingDown(SHUTTING_DOWN))
+            supervisor.abort_leases(ShuttingDown(SHUTTING_DOWN))
 
     async def close(self) -> None:
         """End every child. Whoever waits or runs until now is told; waiting for them first is the caller's."""
@@ -133,25 +137,39 @@ class Engine:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    async def lease(self, model: str, priority: Priority, *, timeout: float | None = None) -> Lease:
-        """Wait for a slot of `model`; leaving early (cancellation) leaves the queue at once.
+    def turn(self, model: str, priority: Priority, *, timeout: float | None = None) -> Turn:
+        """A request's standing with the queue of `model` (canonical name), from now on.
 
         Args:
-            model: canonical name.
-            timeout: longest wait in seconds; never above the configured queue timeout.
-
-        Raises:
-            RouterError: no slot, and why.
+            timeout: longest wait for slots in seconds; never above the configured queue timeout.
         """
         now = self.clock()
         wait = self._limits.queue_timeout if timeout is None else min(timeout, self._limits.queue_timeout)
-        ticket = Ticket(next(self._ids), model, priority, now, now + wait)
+        return Turn(self, self._ids, model, priority, arrived=now, deadline=now + wait)
+
+    async def lease(self, model: str, priority: Priority, *, timeout: float | None = None) -> Lease:
+        """One slot for a request that does not ask again, see `Turn.lease`."""
+        return await self.turn(model, priority, timeout=timeout).lease()
+
+    async def wait_gone(self, model: str, replica: ReplicaId, *, timeout: float) -> bool:
+        """Wait until a replica is known to serve no more; False when it still does after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while (view := self.view(model)).replica == replica and view.status in _SERVING:
+                    await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def wait(self, ticket: Ticket) -> Lease:
+        """Queue a ticket and wait for its lease (`engine.turn.Desk`)."""
         self._waiting.enter(ticket)
-        self._apply(self._scheduler.submit(ticket, now))
+        self._apply(self._scheduler.submit(ticket, self.clock()))
         return await self._waiting.answer(ticket.id)
 
-    def _left(self, ticket: TicketId) -> None:
-        self._apply(self._scheduler.cancel(ticket, self.clock()))
+    def place(self, ticket: TicketId) -> LinePlace | None:
+        """Where a ticket stands (`engine.turn.Desk`)."""
+        return self._scheduler.place(ticket, self.clock())
 
     # -- operators ---------------------------------------------------------------------------------------------------
 
@@ -179,7 +197,7 @@ class Engine:
                         raise ModelFailed(f"Model '{model}' {view.reason}")
                     if view.status is Status.OFF:
                         raise ModelEjected(f"Model '{model}' {view.reason or 'was unloaded meanwhile'}.")
-                    await self._next_change()
+                    await self._news.wait()
         except TimeoutError:
             message = f"Model '{model}' is not ready after {timeout:g} s; the load goes on."
             raise QueueTimeout(message, retry_after=10) from None
@@ -188,10 +206,10 @@ class Engine:
         """Unload a model and wait until it is out of memory; leases run to their end first, unless `force`."""
         replica = self.view(model).replica
         if force and replica in self._supervisors:
-            self._abort_leases(self._supervisors[replica], ModelEjected(f"Model '{model}' was ejected by an operator."))
+            self._supervisors[replica].abort_leases(ModelEjected(f"Model '{model}' was ejected by an operator."))
         self._apply(self._scheduler.eject(model, self.clock(), force=force))
         while replica is not None and self.view(model).replica == replica:
-            await self._next_change()
+            await self._news.wait()
 
     def reset(self, model: str) -> None:
         """Forget a model's failures."""
@@ -201,11 +219,8 @@ class Engine:
 
     def upstream(self, model: str) -> Upstream | None:
         """Where a ready model listens, for control calls that take no slot."""
-        view = self.view(model)
-        supervisor = None if view.replica is None else self._supervisors.get(view.replica)
-        if supervisor is None or supervisor.child is None or view.status not in (Status.READY, Status.DRAINING):
-            return None
-        return supervisor.child.upstream
+        child = self._child(model)
+        return None if child is None or self.view(model).status not in _SERVING else child.upstream
 
     def view(self, model: str) -> ModelView:
         return self._scheduler.view(model, self.clock())
@@ -217,18 +232,18 @@ class Engine:
         return self._scheduler.devices()
 
     def port(self, model: str) -> int | None:
-        supervisor = self._current(model)
-        return None if supervisor is None or supervisor.child is None else supervisor.child.port
+        child = self._child(model)
+        return None if child is None else child.port
 
     def pid(self, model: str) -> int | None:
-        supervisor = self._current(model)
-        return None if supervisor is None or supervisor.child is None else supervisor.child.pid
+        child = self._child(model)
+        return None if child is None else child.pid
 
     def tail(self, model: str, lines: int = 20) -> str:
         """The last lines of the log of a model's child, or of its last one; empty when it has had none."""
-        supervisor = self._current(model)
-        if supervisor is not None and supervisor.child is not None:
-            return supervisor.child.tail(lines)
+        child = self._child(model)
+        if child is not None:
+            return child.tail(lines)
         return "\n".join(self._last_words.get(model, "").splitlines()[-lines:])
 
     # -- commands ----------------------------------------------------------------------------------------------------
@@ -369,10 +384,6 @@ class Engine:
         else:
             supervisor.watch.abandon(lease)
 
-    def _abort_leases(self, supervisor: Supervisor, error: RouterError) -> None:
-        for lease in () if supervisor.watch is None else supervisor.watch.leases:
-            lease.abort(error)
-
     # -- tasks -------------------------------------------------------------------------------------------------------
 
     async def _observe_forever(self) -> None:
@@ -386,9 +397,6 @@ class Engine:
         usage = {supervisor.replica: await supervisor.observe(readings) for supervisor in supervisors}
         self._apply(self._scheduler.memory_observed(readings, usage, self.clock()))
 
-    def _current(self, model: str) -> Supervisor | None:
-        replica = self.view(model).replica
-        return None if replica is None else self._supervisors.get(replica)
-
-    async def _next_change(self) -> None:
-        await self._news.wait()
+    def _child(self, model: str) -> Child | None:
+        supervisor = self._supervisors.get(self.view(model).replica or 0)
+        return None if supervisor is None else supervisor.child

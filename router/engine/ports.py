@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import aiohttp
-
 from router.core.types import Device, DeviceId, DeviceReading, ModelView, Placement, Priority, ReplicaId, Status
+from router.wire.pool import Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +19,12 @@ class Upstream:
 
     Attributes:
         url: `http://127.0.0.1:<port>`, no trailing slash.
-        session: this replica's own client session (no pool limit); closed when the replica stops.
+        pool: this replica's own connections; closed when the replica stops.
         authorization: value of the `Authorization` header that the child demands. Secret: never log it.
     """
 
     url: str
-    session: aiohttp.ClientSession
+    pool: Pool
     authorization: str
 
 

@@ -18,9 +18,11 @@ from router.engine.ports import Child, ChildExit, SlotReading
 from router.engine.slot_motion import SlotMotion
 from router.errors import GenerationTimeout, UpstreamStalled
 
-# While a slot is waited for, so that it is granted again soon after it is idle.
-_ABANDONED_INTERVAL = 0.1
-_QUIET_INTERVAL = 1.0
+# llama-server drops an abandoned stream at its next token, so its slot is soon granted again. A prompt it drops when it
+# has had nothing to tell anybody for a second, and an answer to `/slots` counts as something.
+_SOON = 0.3
+_SOON_INTERVAL = 0.1
+_SILENT_INTERVAL = 1.2
 
 
 class SlotWatch:
@@ -76,14 +78,17 @@ class SlotWatch:
                 return ChildExit(1, "kept a slot busy without progress after its request had been given up")
 
     async def _pause(self) -> None:
-        """Between two rounds; an abandoned lease shortens it."""
-        if self._abandoned:
-            await asyncio.sleep(_ABANDONED_INTERVAL)
-            return
+        """Between two rounds; a lease that is abandoned cuts it short."""
         self._hurry.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(_QUIET_INTERVAL, self._limits.request_timeout / 4)):
+            async with asyncio.timeout(self._interval(monotonic())):
                 await self._hurry.wait()
+
+    def _interval(self, now: float) -> float:
+        newest = self._abandoned.newest
+        if newest is not None and now - newest < _SOON:
+            return _SOON_INTERVAL
+        return min(_SILENT_INTERVAL, self._limits.request_timeout / 4)
 
     def _quiet(self, now: float) -> list[Lease]:
         patience = self._limits.request_timeout / 4

@@ -12,6 +12,7 @@ from router.engine.lease import Lease
 from router.engine.limits import Limits
 from router.engine.ports import Child, ChildExit, DeviceMonitor, Launcher, LaunchError
 from router.engine.slot_watch import SlotWatch
+from router.errors import RouterError
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +70,11 @@ class Supervisor:
         if force:
             self._grace = 0.0
         self._stop_wanted.set()
+
+    def abort_leases(self, error: RouterError) -> None:
+        """End what runs on the child."""
+        for lease in () if self.watch is None else self.watch.leases:
+            lease.abort(error)
 
     async def run(self) -> None:
         """From launch to reclaimed memory. Reports each step; only a cancellation leaves it early."""

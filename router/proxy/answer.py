@@ -4,75 +4,94 @@ from __future__ import annotations
 
 from time import monotonic
 
-from starlette.types import Send
-
-from router.proxy.headers import RawHeaders
+from router.proxy.dialect import Dialect, ErrorInfo, error_body, error_event
+from router.proxy.downstream import Downstream
 from router.proxy.sse import EventBoundary
+from router.proxy.usage import UsageTap
+from router.wire.sink import RawHeaders
+
+_PING_HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
 
 
 class Answer:
-    """One response being written.
-
-    A response that is broken off is left incomplete, which makes the server abort the connection: the client must
-    not take it for a whole one.
+    """One response being written. Nothing here waits, see `Downstream`.
 
     Attributes:
-        status: as sent; 0 before the start.
+        status: as sent, or that of an error which was told in the stream; 0 before the start.
         streaming: the body is an event stream.
-        complete: the last byte has been handed over.
-        first_content: monotonic time of the first chunk that was no ping; None before.
+        first_content: monotonic time of the first chunk that was no ping; None before. Until then another upstream
+            may take over.
+        tap: counts the tokens of what is passed on.
     """
 
-    __slots__ = ("_boundary", "_held", "_send", "complete", "first_content", "status", "streaming")
+    __slots__ = ("_boundary", "_client", "_dialect", "_request_id", "first_content", "status", "streaming", "tap")
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, client: Downstream, dialect: Dialect, request_id: str) -> None:
+        self._client = client
+        self._dialect = dialect
+        self._request_id = request_id
         self._boundary = EventBoundary()
-        self._held = b""
         self.status = 0
         self.streaming = False
-        self.complete = False
         self.first_content: float | None = None
+        self.tap = UsageTap()
 
     @property
     def started(self) -> bool:
         return self.status != 0
 
-    async def start(self, status: int, headers: RawHeaders) -> None:
-        self.status = status
-        self.streaming = any(
-            name == b"content-type" and value.lower().startswith(b"text/event-stream") for name, value in headers
-        )
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+    def start(self, status: int, headers: RawHeaders, *, streaming: bool) -> None:
+        """Say the head. Where pings have said one already it stays, and a comment that was cut in two is ended."""
+        if not self.started:
+            self.status, self.streaming = status, streaming
+            self._client.start(status, headers)
+        elif not self._boundary.between_events:
+            self._pass_on(b"\n\n")
 
-    async def write(self, chunk: bytes) -> bool:
-        """Pass a chunk (not empty) on; False if it was nothing but a ping."""
-        content = self._noted(chunk)
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        return content
-
-    def hold(self, chunk: bytes) -> bool:
-        """Keep the last chunk for `end`, which then takes no message of its own; otherwise as `write`."""
-        self._held = chunk
-        return self._noted(chunk)
-
-    def _noted(self, chunk: bytes) -> bool:
+    def write(self, chunk: bytes) -> bool:
+        """Pass a chunk (not empty) of the upstream's on; False if it was nothing but a ping."""
+        self.tap.feed(chunk)
         content = self._boundary.feed(chunk) if self.streaming else True
         if content and self.first_content is None:
             self.first_content = monotonic()
+        self._client.write(chunk)
         return content
 
-    async def end(self) -> None:
-        """Send what is held, and the end with it."""
-        self.complete = True
-        await self._send({"type": "http.response.body", "body": self._held, "more_body": False})
+    def end(self) -> None:
+        self._client.end()
 
-    async def break_off(self, event: bytes) -> None:
-        """Tell in the stream that it broke, and leave it incomplete.
+    def ping(self, note: str) -> None:
+        """Tell a client that waits for its stream that it still does. Never inside of an event, nor after content."""
+        if self.first_content is not None or not self._boundary.between_events or self._client.complete:
+            return
+        self.start(200, _PING_HEADERS, streaming=True)
+        if self.streaming:
+            self._pass_on(f": ping {note}\n\n".encode())
+
+    def fail(self, info: ErrorInfo) -> None:
+        """Tell an error: as the response if nothing has been said, else in the stream, which is then broken off.
 
         Bytes are passed on as they come, so the break may have cut an event in two. Its half is ended first: a client
         then fails at the half event or at the error event, and never takes the stream for a finished one.
         """
-        if self.streaming:
-            partial = b"" if self._boundary.between_events else b"\n\n"
-            await self._send({"type": "http.response.body", "body": partial + event, "more_body": True})
+        if self._client.complete:
+            return
+        started, self.status = self.started, info.status
+        if started:
+            self._client.break_off(self._last_words(info))
+            return
+        body = error_body(info, self._dialect, self._request_id)
+        found = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        found += [(name.encode("ascii"), value.encode("latin-1")) for name, value in info.headers.items()]
+        self._client.start(info.status, found)
+        self._client.end(body)
+
+    def _last_words(self, info: ErrorInfo) -> bytes:
+        if not self.streaming:
+            return b""
+        half = b"" if self._boundary.between_events else b"\n\n"
+        return half + error_event(info, self._dialect, self._request_id)
+
+    def _pass_on(self, comment: bytes) -> None:
+        self._boundary.feed(comment)
+        self._client.write(comment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-RawHeaders = list[tuple[bytes, bytes]]
+from router.wire.sink import RawHeaders
 
 # llama-server answers a bare 400 to more than 8 KB of headers, so only what it (or a remote of its kind) reads passes.
 # `x-conversation-id` is left out on purpose: with it a disconnect no longer cancels the generation.
@@ -24,41 +24,39 @@ _DROPPED = _HOP_BY_HOP | _OURS
 
 def to_upstream(
     headers: Iterable[tuple[bytes, bytes]], *, authorization: str, content_type: str | None, close: bool
-) -> dict[str, str]:
-    """The request headers for an upstream.
+) -> RawHeaders:
+    """The request headers for an upstream, each of them once.
 
     Args:
+        headers: the client's, names in lower case.
         content_type: replaces the client's; llama-server reads a form type as a form of at most 8 KB.
         close: ask for a connection of its own. llama-server closes after every stream while it promises keep-alive.
     """
     found = {
-        name.decode("ascii"): value.decode("ascii")
+        name: value
         for name, value in headers
         if name in _TO_UPSTREAM and len(value) <= _LONGEST_VALUE and value.isascii()
     }
-    found["accept-encoding"] = "identity"
+    found[b"accept-encoding"] = b"identity"
     if authorization:
-        found["authorization"] = authorization
+        found[b"authorization"] = authorization.encode()
     if content_type is not None:
-        found["content-type"] = content_type
+        found[b"content-type"] = content_type.encode()
     if close:
-        found["connection"] = "close"
-    return found
+        found[b"connection"] = b"close"
+    return list(found.items())
 
 
-def to_client(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
-    """The response headers for the client, names in lower case."""
+def to_client(headers: RawHeaders) -> RawHeaders:
+    """The response headers for the client; names in lower case, here and there."""
     found: RawHeaders = []
     named: set[bytes] = set()
-    chunked = False
-    for raw_name, value in headers:
-        name = raw_name.lower()
+    for header in headers:
+        name, value = header
         if name == b"connection":
             named.update(token.strip().lower() for token in value.split(b","))
         elif name == b"transfer-encoding":
-            chunked = True
+            named.add(b"content-length")
         elif name not in _DROPPED and not name.startswith(b"access-control-"):
-            found.append((name, value))
-    if chunked:
-        named.add(b"content-length")
-    return [(name, value) for name, value in found if name not in named] if named else found
+            found.append(header)
+    return [header for header in found if header[0] not in named] if named else found

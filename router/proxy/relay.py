@@ -1,37 +1,60 @@
 """The hot path: a request goes to an upstream as it came, and the answer comes back as it comes.
 
+An answer is pushed from socket to socket as it is read, without a task being woken: `Connection` -> `Relay` -> `Answer`
+-> `Downstream`. The request's task awaits the one future that tells the outcome.
+
 The response's start is held until the first byte of its body is there, so that an upstream that dies before can still
-be reported with a proper status.
+be reported with a proper status, or be replaced.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-
-import aiohttp
-from yarl import URL
+from time import monotonic
+from typing import Protocol
 
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
 from router.errors import UpstreamFailed
-from router.proxy import headers
 from router.proxy.answer import Answer
 from router.proxy.complaint import translated
-from router.proxy.dialect import Dialect, error_body
-from router.proxy.usage import UsageTap
+from router.proxy.dialect import ErrorInfo
+from router.proxy.headers import to_client, to_upstream
+from router.wire.connection import Connection
+from router.wire.message import request_head
+from router.wire.pool import Pool
+from router.wire.sink import ConnectionBroken, RawHeaders, Sink
 
-_CONNECT_SEC = 5.0
 _LONGEST_ERROR = 1024 * 1024
-# aiohttp warns about larger bodies handed over in one piece: the write would hold the loop.
-_ONE_PIECE = 512 * 1024
-# No limit in all: stalls and overlong generations are ended by the lease, which knows about the slot's progress.
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SEC)
-_SKIPPED = ("User-Agent", "Accept", "Content-Type")
+_BROKE_OFF = "The model's server broke off its answer. Try again."
+_UNREACHABLE = "The model's server cannot be reached; it is being restarted. Try again."
+_STOPPING = "The model's server is being stopped; try again."
+_NO_STREAM = ErrorInfo.of(UpstreamFailed("The model's server did not answer with the stream that was asked for."))
+
+_Outcome = asyncio.Future[ConnectionBroken | None]
 
 
-@dataclass(frozen=True, slots=True)
+class Detour(Protocol):
+    """An answer that is asked for in another form than the client wants it, and put into the client's on its way."""
+
+    @property
+    def body(self) -> bytes:
+        """The request's body in place of the client's."""
+
+    def sink(self, inner: Sink, on_progress: Callable[[], None]) -> Sink:
+        """Takes the upstream's answer and gives `inner` the client's."""
+
+
+class Pace(Protocol):
+    """How the client keeps up; whoever watches it calls these, where there are any."""
+
+    on_full: Callable[[], None] | None
+    on_ready: Callable[[], None] | None
+
+
+@dataclass(slots=True)
 class Call:
     """A request on its way to an upstream.
 
@@ -39,114 +62,151 @@ class Call:
         target: path and query, percent-encoded.
         headers: the client's, names in lower case; an allow-list of them is passed on.
         content_type: replaces the client's when given.
-        stream: the answer is expected to be a stream.
+        stream: the answer is expected to be a stream, so its connection is not used again.
+        detour: for an answer that is asked for as a stream and told as a document.
     """
 
     method: str
     target: str
     headers: Iterable[tuple[bytes, bytes]]
     body: bytes
-    dialect: Dialect
-    request_id: str
     content_type: str | None = None
     stream: bool = False
+    detour: Detour | None = None
 
 
-async def relay(upstream: Upstream, call: Call, answer: Answer, tap: UsageTap, lease: Lease | None = None) -> None:
-    """Send `call` to `upstream` and its answer to `answer`, all but the answer's end, which `Answer.end` sends.
+class Relay:
+    """The sink of one attempt.
 
-    The end is left to the caller, and with it the last chunk where it is known to be one, so that the slot is given
-    back before a slow client has taken the last byte.
-    Raises UpstreamFailed; whether the client has been told something is seen from `answer.started`.
+    Attributes:
+        outcome: done when there is nothing more to come: None, or how the connection broke.
+        whole: the upstream's answer was read to its end.
+        streaming: that answer is an event stream.
     """
-    if upstream.session.closed:
-        raise UpstreamFailed("The model's server is being stopped; try again.", retry_after=1)
-    try:
-        response = await _first_try(upstream, call)
-        if response is not None:
-            await _passed(response, call, answer, tap, lease)
+
+    __slots__ = ("_answer", "_complaint", "_headers", "_lease", "_status", "outcome", "streaming", "whole")
+
+    def __init__(self, answer: Answer, lease: Lease | None) -> None:
+        self.outcome: _Outcome = asyncio.get_running_loop().create_future()
+        self.whole = False
+        self.streaming = False
+        self._answer = answer
+        self._lease = lease
+        self._status = 0
+        self._headers: RawHeaders | None = None  # held until something of the body is there
+        self._complaint = bytearray()
+
+    def head(self, status: int, headers: RawHeaders) -> None:
+        self._status, self._headers = status, headers
+        for name, value in headers:
+            if name == b"content-type":
+                self.streaming = value[:17].lower() == b"text/event-stream"
+
+    def body(self, chunk: bytes) -> None:
+        if self._headers is not None:
+            if self._is_complaint():
+                self._collect(chunk)
+                return
+            self._start(self._headers)
+        if self._answer.write(chunk) and self._lease is not None:
+            self._lease.last_progress = monotonic()
+
+    def end(self) -> None:
+        if self.outcome.done():
             return
-        connector = aiohttp.TCPConnector(force_close=True)
-        async with aiohttp.ClientSession(connector=connector) as fresh:
-            await _passed(await _requested(fresh, upstream, call), call, answer, tap, lease)
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise _failure(error) from error
-
-
-async def _first_try(upstream: Upstream, call: Call) -> aiohttp.ClientResponse | None:
-    """The upstream's response head; None when a connection broke before any byte of it came.
-
-    A second try wants a fresh connection: the usual cause is a kept one that the upstream was about to close.
-    """
-    try:
-        return await _requested(upstream.session, upstream, call)
-    except aiohttp.ClientConnectorError:
-        raise
-    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-        return None
-
-
-async def _passed(
-    response: aiohttp.ClientResponse, call: Call, answer: Answer, tap: UsageTap, lease: Lease | None
-) -> None:
-    try:
-        if response.status >= 400:
-            await _pass_error(response, call, answer)
+        self.whole = True
+        if self._lease is not None:
+            self._lease.finish()
+        if self._headers is not None and self._is_complaint():
+            self._tell()
         else:
-            await _pass_body(response, answer, tap, lease)
-        if lease is not None and response.content.at_eof():
-            lease.finish()
+            if self._headers is not None:
+                self._start(self._headers)
+            self._answer.end()
+        self.outcome.set_result(None)
+
+    def broke(self, error: ConnectionBroken) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(error)
+
+    def progress(self) -> None:
+        """Something came that the client does not get to see yet."""
+        if self._lease is not None:
+            self._lease.progress()
+
+    def _start(self, found: RawHeaders) -> None:
+        self._headers = None
+        self._answer.start(self._status, to_client(found), streaming=self.streaming)
+
+    def _is_complaint(self) -> bool:
+        """Whether this is no answer to be passed on: an error, or a document where pings have promised a stream."""
+        return self._status >= 400 or (self._answer.started and not self.streaming)
+
+    def _collect(self, chunk: bytes) -> None:
+        if self.outcome.done():
+            return
+        self._complaint += chunk
+        if len(self._complaint) >= _LONGEST_ERROR:
+            self._tell()
+            self.outcome.set_result(None)
+
+    def _tell(self) -> None:
+        self._answer.fail(translated(self._status, bytes(self._complaint)) if self._status >= 400 else _NO_STREAM)
+
+
+async def relay(upstream: Upstream, call: Call, answer: Answer, pace: Pace, lease: Lease | None = None) -> None:
+    """Send `call` to `upstream` and its answer, whole, to `answer`.
+
+    An upstream's own error is an answer too. Raises UpstreamFailed; what the client has been told by then is seen from
+    `answer`.
+    """
+    pool = upstream.pool
+    if pool.closed:
+        raise UpstreamFailed(_STOPPING, retry_after=1)
+    detour = call.detour
+    close = call.stream or detour is not None
+    body = call.body if detour is None else detour.body
+    request = _head(upstream, call, len(body), close=close), body
+    connection = None if close else pool.idle()
+    while True:
+        kept = connection is not None
+        connection = connection or await _connected(pool)
+        taker = Relay(answer, lease)
+        sink = taker if detour is None else detour.sink(taker, taker.progress)
+        broken = await _attempt(connection, request, sink, taker.outcome, pace)
+        if not taker.whole or taker.streaming or close:
+            connection.abort()
+        else:
+            pool.give_back(connection)
+        if broken is None:
+            return
+        if not (kept and broken.untouched):
+            raise UpstreamFailed(_BROKE_OFF, retry_after=1) from broken
+        connection = None  # it was kept a moment too long: the upstream was about to close it
+
+
+async def _attempt(
+    connection: Connection, request: tuple[bytes, bytes], sink: Sink, outcome: _Outcome, pace: Pace
+) -> ConnectionBroken | None:
+    """One request on one connection; returns how it broke, if it did. A cancellation closes it at once."""
+    pace.on_full, pace.on_ready = connection.pause, connection.resume
+    try:
+        connection.send(*request, sink)
+        return await outcome
+    except asyncio.CancelledError:
+        connection.abort()
+        raise
     finally:
-        response.close()  # a whole answer has handed its connection back by then, so this closes broken ones alone
+        pace.on_full = pace.on_ready = None
 
 
-async def _requested(session: aiohttp.ClientSession, upstream: Upstream, call: Call) -> aiohttp.ClientResponse:
-    body = call.body if len(call.body) <= _ONE_PIECE else io.BytesIO(call.body)
-    response = await session.request(
-        call.method,
-        URL(upstream.url + call.target, encoded=True),
-        data=body or None,
-        headers=headers.to_upstream(
-            call.headers,
-            authorization=upstream.authorization,
-            content_type=call.content_type,
-            close=call.stream,
-        ),
-        skip_auto_headers=_SKIPPED,
-        allow_redirects=False,
-        auto_decompress=False,
-        timeout=_TIMEOUT,
-    )
-    connection = response.connection
-    if response.content_type == "text/event-stream" and connection is not None and connection.protocol is not None:
-        connection.protocol.force_close()
-    return response
+def _head(upstream: Upstream, call: Call, length: int, *, close: bool) -> bytes:
+    found = to_upstream(call.headers, authorization=upstream.authorization, content_type=call.content_type, close=close)
+    return request_head(call.method, call.target, upstream.url.removeprefix("http://"), found, length)
 
 
-async def _pass_body(response: aiohttp.ClientResponse, answer: Answer, tap: UsageTap, lease: Lease | None) -> None:
-    content = response.content
-    chunk = await content.readany()
-    await answer.start(response.status, headers.to_client(response.raw_headers))
-    while chunk:
-        tap.feed(chunk)
-        if (answer.hold(chunk) if content.at_eof() else await answer.write(chunk)) and lease is not None:
-            lease.progress()
-        chunk = await content.readany()
-
-
-async def _pass_error(response: aiohttp.ClientResponse, call: Call, answer: Answer) -> None:
-    body = bytearray()
-    while len(body) < _LONGEST_ERROR and (chunk := await response.content.readany()):
-        body += chunk
-    info = translated(response.status, bytes(body))
-    told = error_body(info, call.dialect, call.request_id)
-    found = [(b"content-type", b"application/json"), (b"content-length", str(len(told)).encode())]
-    found += [(name.encode(), value.encode()) for name, value in info.headers.items()]
-    await answer.start(info.status, found)
-    answer.hold(told)
-
-
-def _failure(error: Exception) -> UpstreamFailed:
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return UpstreamFailed("The model's server cannot be reached; it is being restarted. Try again.", retry_after=1)
-    return UpstreamFailed("The model's server broke off its answer. Try again.", retry_after=1)
+async def _connected(pool: Pool) -> Connection:
+    try:
+        return await pool.connect()
+    except OSError as error:
+        raise UpstreamFailed(_UNREACHABLE, retry_after=1) from error

@@ -1,87 +1,166 @@
 """A tap on the answer that counts tokens for telemetry; it never changes a byte.
 
-Token counts stand near the start of an answer (embeddings, Anthropic's `message_start`) or near its end (everything
-else), so only the first and the last few KiB are kept, and nothing is parsed before the end.
+What an answer took stands near its start (embeddings, Anthropic's `message_start`) or near its end (everything else),
+so only the first and the last few KiB are kept, and nothing is parsed before the end.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+import msgspec
 
 _HEAD = 4 * 1024
 _TAIL = 8 * 1024
-_USAGE = re.compile(r'"usage"\s*:\s*(?=\{)')
-_TIMINGS = re.compile(r'"timings"\s*:\s*(?=\{)')
-_DECODER = json.JSONDecoder()
+_MOST = 24 * 1024  # twice what is needed, so that room is seldom made
+_MOST_BRACES = 16
+
+# No such count was ever true, and a counter must not take one.
+_ABSURD = 1 << 53
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=_ABSURD)] | None
+_Milliseconds = Annotated[float, msgspec.Meta(ge=0, lt=_ABSURD)] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: _Count = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    """As OpenAI's chat and text completions, OpenAI's responses, and Anthropic's messages tell it."""
+
+    prompt_tokens: _Count = None
+    completion_tokens: _Count = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens: _Count = None
+    output_tokens: _Count = None
+    input_tokens_details: _Details | None = None
+    cache_read_input_tokens: _Count = None
+    cache_creation_input_tokens: _Count = None
+
+
+class _Timings(msgspec.Struct, gc=False):
+    """As llama.cpp tells them."""
+
+    cache_n: _Count = None
+    prompt_n: _Count = None
+    prompt_ms: _Milliseconds = None
+    predicted_n: _Count = None
+    predicted_ms: _Milliseconds = None
+
+
+T = TypeVar("T")
+
+_NO_TIMINGS = _Timings()
+_USAGE = b'"usage"', msgspec.json.Decoder(_Usage)
+_TIMINGS = b'"timings"', msgspec.json.Decoder(_Timings)
+
+
+class Tokens(msgspec.Struct, frozen=True, gc=False):
+    """What an answer says it took; zeros where it says nothing.
+
+    Attributes:
+        prompt: tokens of the prompt, those from a cache included.
+        cached: tokens of the prompt that were in the slot's cache.
+        prompt_seconds, predicted_seconds: how long the prompt was read and the answer written, by llama.cpp's timings.
+    """
+
     prompt: int = 0
     completion: int = 0
+    cached: int = 0
+    prompt_seconds: float = 0.0
+    predicted_seconds: float = 0.0
 
 
 class UsageTap:
     """Feed it the answer chunk by chunk; ask `tokens()` at the end."""
 
-    __slots__ = ("_head", "_held", "_tail")
+    __slots__ = ("_cut", "_held")
 
     def __init__(self) -> None:
-        self._head = b""
-        self._tail: deque[bytes] = deque()
-        self._held = 0
+        self._held = bytearray()
+        self._cut = False  # there is a gap behind the head
 
     def feed(self, chunk: bytes) -> None:
-        if len(self._head) < _HEAD:
-            self._head += chunk[: _HEAD - len(self._head)]
-        self._tail.append(chunk)
-        self._held += len(chunk)
-        while self._held - len(self._tail[0]) >= _TAIL:
-            self._held -= len(self._tail.popleft())
+        held = self._held
+        if len(held) + len(chunk) > _MOST:
+            self._make_room(chunk)
+        else:
+            held += chunk
+
+    def _make_room(self, chunk: bytes) -> None:
+        held = self._held
+        short = max(0, _HEAD - len(held))
+        held += chunk[:short]
+        held += chunk[max(short, len(chunk) - _TAIL) :]
+        del held[_HEAD:-_TAIL]
+        self._cut = True
 
     def tokens(self) -> Tokens:
-        """What the answer says it took; zeros where it says nothing."""
-        texts = [part.decode("utf-8", "replace") for part in self._parts()]
-        prompt = completion = 0
-        for counts in _found(_USAGE, texts):
-            prompt = _prompt_tokens(counts) or prompt
-            completion = _number(counts, "completion_tokens") or _number(counts, "output_tokens") or completion
-        if prompt and completion:
-            return Tokens(prompt, completion)
-        timed = Tokens()
-        for counts in _found(_TIMINGS, texts):
-            timed = Tokens(_number(counts, "prompt_n") + _number(counts, "cache_n"), _number(counts, "predicted_n"))
-        return Tokens(prompt or timed.prompt, completion or timed.completion)
+        """What the answer says up to here.
 
-    def _parts(self) -> tuple[bytes, ...]:
-        tail = b"".join(self._tail)
-        # Below this nothing has been dropped, so the head would only be read twice.
-        return (tail,) if self._held < _TAIL else (self._head, tail[-_TAIL:])
-
-
-def _found(name: re.Pattern[str], texts: Iterable[str]) -> Iterator[dict[str, object]]:
-    return (_decoded(text, match.end()) for text in texts for match in name.finditer(text))
+        The last word counts. What it leaves out, the prompt in Anthropic's streams, is in the first.
+        """
+        held, gap = self._held, _HEAD if self._cut else 0
+        timings = _last(*_TIMINGS, held, gap) or _NO_TIMINGS
+        prompt, completion, cached = _counts(_last(*_USAGE, held, gap))
+        if not prompt:
+            prompt, early, cached = _counts(_first(*_USAGE, held[:_HEAD] if self._cut else held))
+            completion = completion or early
+        cached = cached or timings.cache_n or 0
+        return Tokens(
+            prompt or cached + (timings.prompt_n or 0),
+            completion or timings.predicted_n or 0,
+            cached,
+            (timings.prompt_ms or 0) / 1000,
+            (timings.predicted_ms or 0) / 1000,
+        )
 
 
-def _decoded(text: str, start: int) -> dict[str, object]:
+def _first(name: bytes, decoder: msgspec.json.Decoder[T], text: bytearray) -> T | None:
+    at = text.find(name)
+    return None if at < 0 else _object_at(text, at + len(name), decoder)
+
+
+def _last(name: bytes, decoder: msgspec.json.Decoder[T], text: bytearray, start: int) -> T | None:
+    """The value of the last member of this name that is an object; within strings its quotes would be escaped."""
+    at = len(text)
+    while (at := text.rfind(name, start, at)) >= 0:
+        if (found := _object_at(text, at + len(name), decoder)) is not None:
+            return found
+    return None
+
+
+def _object_at(text: bytearray, start: int, decoder: msgspec.json.Decoder[T]) -> T | None:
+    """The object behind a member's name; None if another value is there, or if the window cuts it off."""
+    start = end = text.find(b"{", start, start + 8)
+    for _ in range(_MOST_BRACES if start >= 0 else 0):
+        end = text.find(b"}", end) + 1
+        if not end:
+            break
+        if text.count(b"{", start, end) == text.count(b"}", start, end):
+            return _decoded(text[start:end], decoder)
+    return None
+
+
+def _decoded(text: bytearray, decoder: msgspec.json.Decoder[T]) -> T | None:
     try:
-        value, _ = _DECODER.raw_decode(text, start)
-    except (ValueError, RecursionError):
-        return {}  # cut off by the window
-    return value if isinstance(value, dict) else {}
+        return decoder.decode(text)
+    except msgspec.DecodeError:
+        return None
 
 
-def _prompt_tokens(counts: dict[str, object]) -> int:
-    """OpenAI counts cached tokens in, Anthropic beside."""
-    beside = _number(counts, "cache_read_input_tokens") + _number(counts, "cache_creation_input_tokens")
-    own = _number(counts, "prompt_tokens") or _number(counts, "input_tokens")
-    return own + beside if "input_tokens" in counts else own
+def _counts(usage: _Usage | None) -> tuple[int, int, int]:
+    """Tokens of the prompt, of the answer, and how many of the former were cached.
 
-
-def _number(counts: dict[str, object], key: str) -> int:
-    value = counts.get(key)
-    return value if isinstance(value, int) and value > 0 else 0
+    OpenAI counts cached tokens in, and tells of them in the details; Anthropic counts them beside.
+    """
+    if usage is None:
+        return 0, 0, 0
+    if usage.prompt_tokens is not None:
+        details = usage.prompt_tokens_details
+        return usage.prompt_tokens, usage.completion_tokens or 0, (details and details.cached_tokens) or 0
+    own, written, details = usage.input_tokens or 0, usage.output_tokens or 0, usage.input_tokens_details
+    if details is not None:
+        return own, written, details.cached_tokens or 0
+    read = usage.cache_read_input_tokens or 0
+    return own + read + (usage.cache_creation_input_tokens or 0), written, read

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from typing import TextIO
 
 # Shorter strings occur in ordinary text; blotting them out would hide nothing and ruin the log.
@@ -22,6 +23,7 @@ _COLOURS = {
 _RESET = "\x1b[0m"
 # C0, DEL, C1, and the separators and direction marks that let text forge or reorder a line.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_ASCII_CONTROLS = bytes(code for code in (*range(0x20), 0x7F) if code != ord("\n"))
 
 _UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 # They tell each control call at INFO; only their warnings are news.
@@ -69,14 +71,43 @@ def forget(secret: str) -> None:
     _secrets.discard(secret)
 
 
+def cleaned(text: str) -> str:
+    """Without secrets, and without what could forge a line."""
+    return _escape(_secrets.strip(text))
+
+
+def cleaned_lines(lines: Sequence[str]) -> str:
+    """The same for many, one below the other. Looked at together, as nearly always there is nothing to clean."""
+    text = _secrets.strip("\n".join(lines))
+    plain = text.isascii() and len(text.encode().translate(None, _ASCII_CONTROLS)) == len(text)
+    if plain and text.count("\n") == len(lines) - 1:
+        return text
+    return "\n".join(cleaned(line) for line in lines)
+
+
+class Moment:
+    """Tells the time as it stands before each line; that of the last second is kept."""
+
+    __slots__ = ("_second", "_text")
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def at(self, seconds: float) -> str:
+        """`2026-11-21 06:23:00.123`, local time, of seconds since the epoch."""
+        if (second := int(seconds)) != self._second:
+            self._second, self._text = second, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+        return f"{self._text}.{int(seconds * 1000) % 1000:03d}"
+
+
 class LineFormatter(logging.Formatter):
     """`2026-11-21 06:23:00.123 WARNING router.engine  message`, a traceback indented below it."""
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
         self._colour = colour
-        self._second = -1
-        self._moment = ""
+        self._moment = Moment()
 
     def format(self, record: logging.LogRecord) -> str:
         lines = [self._head(record)]
@@ -84,16 +115,14 @@ class LineFormatter(logging.Formatter):
             lines += self.formatException(record.exc_info).splitlines()
         if record.stack_info:
             lines += record.stack_info.splitlines()
-        return "\n    ".join(_escape(_secrets.strip(line)) if number else line for number, line in enumerate(lines))
+        return "\n    ".join(cleaned(line) if number else line for number, line in enumerate(lines))
 
     def _head(self, record: logging.LogRecord) -> str:
-        if (second := int(record.created)) != self._second:
-            self._second, self._moment = second, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
-        message = _escape(_secrets.strip(record.getMessage()))
+        message = cleaned(record.getMessage())
         level = f"{record.levelname:<7}"
         if self._colour and (paint := _COLOURS.get(record.levelno)):
             level = f"{paint}{level}{_RESET}"
-        return f"{self._moment}.{int(record.msecs):03d} {level} {record.name}  {message}"
+        return f"{self._moment.at(record.created)} {level} {record.name}  {message}"
 
 
 def configure_logging(level: str | int = "INFO", *, stream: TextIO | None = None) -> None:

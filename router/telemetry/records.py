@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
 
+import msgspec
+
 RequestStatus = Literal["success", "client_error", "server_error", "cancelled"]
 REQUEST_STATUSES: tuple[RequestStatus, ...] = ("success", "client_error", "server_error", "cancelled")
 
@@ -15,9 +17,10 @@ KEPT_PER_MODEL = 10_000
 KEPT_SECONDS = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
+class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """One relayed request, told once at its end. Times are of the engine's monotonic clock.
+
+    A struct: made in a fraction of a dataclass's time, and nothing for the garbage collector to visit.
 
     Attributes:
         model: canonical name of a configured model; requests for unknown models are not recorded.
@@ -26,6 +29,8 @@ class RequestRecord:
         first_byte: when the first byte of the answer's body arrived; None when none did.
         tokens_in, tokens_out: as the child reported them; 0 when it did not.
         priority: `high`, `normal` or `low`.
+        tokens_cached: of `tokens_in`, those that needed no work.
+        prompt_seconds, generation_seconds: what the child was busy with; 0 when it did not say.
     """
 
     model: str
@@ -37,6 +42,9 @@ class RequestRecord:
     tokens_in: int
     tokens_out: int
     priority: str
+    tokens_cached: int = 0
+    prompt_seconds: float = 0.0
+    generation_seconds: float = 0.0
 
     @property
     def duration(self) -> float:
@@ -67,13 +75,14 @@ class RecentRequests:
         self, models: Iterable[str], *, since: float, per_model: int = KEPT_PER_MODEL, seconds: float = KEPT_SECONDS
     ) -> None:
         self._seconds = seconds
+        self._per_model = per_model
         self._rings: dict[str, deque[RequestRecord]] = {model: deque(maxlen=per_model) for model in models}
         self._complete_since = dict.fromkeys(self._rings, since)
 
     def add(self, record: RequestRecord) -> None:
         """Remember a request. Raises KeyError for a model that is not configured."""
         ring = self._rings[record.model]
-        if len(ring) == ring.maxlen:
+        if len(ring) == self._per_model:
             self._complete_since[record.model] = ring[0].ended
         ring.append(record)
         horizon = record.ended - self._seconds

@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from router.backends.llama_server import LlamaServerLauncher, LlamaServerSpec
@@ -63,12 +64,13 @@ async def child(launcher: Launcher) -> AsyncIterator[Child]:
 
 async def ask(child: Child, **fields: object) -> tuple[int, str]:
     upstream = child.upstream
-    async with upstream.session.post(
-        upstream.url + "/v1/chat/completions",
-        json={"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5, **fields},
-        headers={"authorization": upstream.authorization},
-    ) as answer:
-        return answer.status, await answer.text()
+    async with httpx.AsyncClient(base_url=upstream.url, timeout=30) as client:
+        answer = await client.post(
+            "/v1/chat/completions",
+            json={"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5, **fields},
+            headers={"authorization": upstream.authorization},
+        )
+    return answer.status_code, answer.text
 
 
 async def test_it_serves_under_its_alias(child: Child) -> None:
@@ -85,10 +87,9 @@ async def test_it_streams(child: Child) -> None:
 
 
 async def test_nobody_else_may_use_it(child: Child) -> None:
-    upstream = child.upstream
-    for headers in ({}, {"authorization": "Bearer wrong"}):
-        async with upstream.session.get(upstream.url + "/props", headers=headers) as answer:
-            assert answer.status == 401
+    async with httpx.AsyncClient(base_url=child.upstream.url) as client:
+        for headers in ({}, {"authorization": "Bearer wrong"}):
+            assert (await client.get("/props", headers=headers)).status_code == 401
 
 
 async def test_it_is_healthy_while_it_lives(child: Child) -> None:
@@ -134,7 +135,7 @@ async def test_stop_is_idempotent(child: Child) -> None:
     async with asyncio.timeout(5):
         ends = await asyncio.gather(*(child.stop(grace=4) for _ in range(3)))
     assert ends[0] == ends[1] == ends[2] == await child.stop(grace=4)
-    assert child.upstream.session.closed
+    assert child.upstream.pool.closed
 
 
 async def test_it_says_what_it_did(child: Child) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from starlette.types import ASGIApp
 
 from router.api.body import BodyBudget
@@ -22,6 +20,7 @@ from router.core.types import HOST, Device, DeviceId, DeviceKind, DeviceView, Mo
 from router.telemetry.metrics import Telemetry
 from router.telemetry.status import StatusBus
 from tests.fakes.engine import FakeEngine, FakeModel
+from tests.fakes.serving import served
 
 MIB = 1 << 20
 QWEN, LLAMA = "qwen", "org/llama:q4"
@@ -129,23 +128,18 @@ def board_services(board: Board, folder: Path, *, api_key: str | None = None) ->
     )
 
 
-def client_of(app: ASGIApp) -> httpx.AsyncClient:
-    """A client on this machine, without a socket."""
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
+@asynccontextmanager
+async def client_of(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the app on this machine."""
+    async with served(app) as address, httpx.AsyncClient(base_url=address.url) as client:
+        yield client
 
 
 @asynccontextmanager
 async def serving(app: ASGIApp) -> AsyncIterator[str]:
     """The app on a real socket; yields its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=5)
-        server = uvicorn.Server(config)
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await task
+    async with served(app) as address:
+        yield address.url
 
 
 async def eventually(is_so: Callable[[], bool], *, within: float = 5.0) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from itertools import count
 
-from router.core.types import DeviceView, ModelView, Need, Priority, Status
+from router.core.types import DeviceView, LinePlace, ModelView, Need, Priority, Status
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
 from router.errors import RouterError
@@ -38,7 +38,8 @@ class FakeEngine:
         granted: model and priority of each lease, in order.
         leases: those that are running.
         finished: for each ended lease whether its answer was read to the end.
-        waiting: requests in the queue.
+        queue: requests that wait for a lease, in order of arrival.
+        verdicts: replicas that were waited for to be gone.
     """
 
     def __init__(self, **models: FakeModel) -> None:
@@ -47,7 +48,8 @@ class FakeEngine:
         self.granted: list[tuple[str, Priority]] = []
         self.leases: list[Lease] = []
         self.finished: list[bool] = []
-        self.waiting = 0
+        self.queue: list[FakeTurn] = []
+        self.verdicts: list[int] = []
         self.loaded: list[str] = []
         self.ejected: list[tuple[str, bool]] = []
         self.resets: list[str] = []
@@ -60,14 +62,19 @@ class FakeEngine:
     def clock(self) -> float:
         return asyncio.get_running_loop().time()
 
-    async def lease(self, model: str, priority: Priority, *, timeout: float | None = None) -> Lease:
+    @property
+    def waiting(self) -> int:
+        return len(self.queue)
+
+    def turn(self, model: str, priority: Priority, *, timeout: float | None = None) -> FakeTurn:
+        return FakeTurn(self, model, priority)
+
+    async def wait_gone(self, model: str, replica: int, *, timeout: float) -> bool:
+        self.verdicts.append(replica)
+        return True
+
+    def grant(self, model: str, priority: Priority) -> Lease:
         fake = self.models[model]
-        self.waiting += 1
-        try:
-            async with asyncio.timeout(timeout):
-                await fake.open.wait()
-        finally:
-            self.waiting -= 1
         if fake.refusal is not None:
             raise fake.refusal
         assert fake.upstream is not None, "the test put up no upstream"
@@ -140,3 +147,24 @@ class FakeEngine:
 
     def pid(self, model: str) -> int | None:
         return None
+
+
+class FakeTurn:
+    """One request's standing with the fake's queue."""
+
+    def __init__(self, engine: FakeEngine, model: str, priority: Priority) -> None:
+        self._engine = engine
+        self._model = model
+        self._priority = priority
+
+    async def lease(self) -> Lease:
+        self._engine.queue.append(self)
+        try:
+            await self._engine.models[self._model].open.wait()
+        finally:
+            self._engine.queue.remove(self)
+        return self._engine.grant(self._model, self._priority)
+
+    def place(self) -> LinePlace | None:
+        queue = self._engine.queue
+        return LinePlace(queue.index(self), 0.0) if self in queue else None

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import aiohttp
-
 from router.core.types import HOST, Device, DeviceId, DeviceKind, DeviceReading, Placement, ReplicaId
 from router.engine.ports import ChildExit, LaunchError, SlotReading, Upstream
+from router.wire.pool import Pool
 
 GIB = 1024**3
 
@@ -35,8 +34,8 @@ class FakeChild:
 
     @staticmethod
     def no_upstream() -> Upstream:
-        """No request is sent in these tests, so the session need not exist."""
-        return Upstream("http://127.0.0.1:9", object.__new__(aiohttp.ClientSession), "Bearer x")
+        """No request is sent in these tests, and nothing listens there."""
+        return Upstream("http://127.0.0.1:9", Pool("127.0.0.1", 9), "Bearer x")
 
     def become_ready(self, slots: int = 1) -> None:
         self.slot_count = slots

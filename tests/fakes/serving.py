@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +10,8 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp
 
-from router.api.boundary import AbortFilter
+from router.api.protocol import KEEP_ALIVE_SEC, SEND_TIMEOUT_SEC
+from router.api.server import config_of, listen
 
 
 @dataclass(frozen=True)
@@ -37,24 +36,19 @@ class Address:
 
 
 @asynccontextmanager
-async def served(app: ASGIApp) -> AsyncIterator[Address]:
-    config = uvicorn.Config(
-        app, http="httptools", lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=2
-    )
+async def served(
+    app: ASGIApp, *, send_timeout: float = SEND_TIMEOUT_SEC, keep_alive: float = KEEP_ALIVE_SEC
+) -> AsyncIterator[Address]:
+    config = config_of(app, graceful=2, send_timeout=send_timeout, keep_alive=keep_alive)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
-    aborts = AbortFilter()
-    logging.getLogger("uvicorn.error").addFilter(aborts)
-    # With the protocol named, asyncio turns Nagle off for accepted connections; without it each answer takes 40 ms.
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
-        listener.bind(("127.0.0.1", 0))
+    with listen("127.0.0.1", 0) as listener:
         await server.startup(sockets=[listener])
         try:
             yield Address(listener.getsockname()[1])
         finally:
             await server.shutdown(sockets=[listener])
-            logging.getLogger("uvicorn.error").removeFilter(aborts)
 
 
 async def eventually(fact: Callable[[], bool], *, within: float = 5.0) -> None:

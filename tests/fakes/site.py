@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from router.api.services import Services
 from router.api.tickets import TicketOffice
 from router.config import ApiConfig, ModelConfig, Settings
 from router.core.types import Status
+from router.telemetry.access_log import AccessLog
 from router.telemetry.metrics import Telemetry
 from router.telemetry.status import StatusBus
 from tests.fakes.engine import FakeEngine, FakeModel
@@ -31,6 +33,13 @@ class Site:
     engine: FakeEngine
     upstream: FakeUpstream
     services: Services
+    log: AccessLog
+    written: io.StringIO
+
+    def access_lines(self) -> list[str]:
+        """The access log so far, without what stands before each line."""
+        self.log.flush()
+        return [line.partition("router.access  ")[2] for line in self.written.getvalue().splitlines()]
 
     async def chat(self, text: bytes = b'{"model":"chat"}', **headers: str) -> httpx.Response:
         found = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -74,8 +83,10 @@ async def site(
         engine = FakeEngine(**{name: FakeModel(upstream) for name in MODELS})
         engine.models["cold"].status = Status.OFF
         services = services_for(settings, engine, budget=budget)
-        async with (
-            served(create_app(services)) as address,
-            httpx.AsyncClient(base_url=address.url, timeout=10) as client,
-        ):
-            yield Site(address, client, engine, fake, services)
+        written = io.StringIO()
+        with AccessLog(written, enabled=True) as log:
+            async with (
+                served(create_app(services, log)) as address,
+                httpx.AsyncClient(base_url=address.url, timeout=10) as client,
+            ):
+                yield Site(address, client, engine, fake, services, log, written)

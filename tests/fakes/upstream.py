@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import aiohttp
-
 from router.engine.ports import Upstream
+from router.wire.pool import Pool
 
 
 @dataclass
@@ -61,6 +62,12 @@ class Wire:
         """Break the connection as a killed process does."""
         self.writer.transport.abort()
 
+    def reset(self) -> None:
+        """Break it so that the other side sees a reset, and not an end."""
+        found = self.writer.get_extra_info("socket")
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
 
 Script = Callable[[Heard, Wire], Awaitable[None]]
 
@@ -73,9 +80,11 @@ async def _ok(heard: Heard, wire: Wire) -> None:
 class FakeUpstream:
     """Attributes:
     script: what it does with a request; a connection stays open after it unless the script cut it.
+    reads_bodies: of requests; otherwise the script may.
     """
 
     script: Script = _ok
+    reads_bodies: bool = True
     heard: list[Heard] = field(default_factory=list)
     connections: int = 0
     open: int = 0
@@ -85,10 +94,12 @@ class FakeUpstream:
     async def serving(self) -> AsyncIterator[Upstream]:
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            yield Upstream(f"http://127.0.0.1:{port}", session, "Bearer child-key")
-        server.close()
+        pool = Pool("127.0.0.1", port)
+        try:
+            yield Upstream(f"http://127.0.0.1:{port}", pool, "Bearer child-key")
+        finally:
+            pool.close()
+            server.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -101,7 +112,7 @@ class FakeUpstream:
         self.open += 1
         wire = Wire(reader, writer, self.connections)
         try:
-            while (heard := await _read(reader, wire.number)) is not None:
+            while (heard := await _read(reader, wire.number, bodies=self.reads_bodies)) is not None:
                 self.heard.append(heard)
                 await self.script(heard, wire)
         except (ConnectionError, asyncio.CancelledError):
@@ -112,7 +123,7 @@ class FakeUpstream:
             writer.close()
 
 
-async def _read(reader: asyncio.StreamReader, connection: int) -> Heard | None:
+async def _read(reader: asyncio.StreamReader, connection: int, *, bodies: bool) -> Heard | None:
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     except asyncio.IncompleteReadError:
@@ -120,5 +131,5 @@ async def _read(reader: asyncio.StreamReader, connection: int) -> Heard | None:
     first, *lines = head.strip().split("\r\n")
     method, target, _ = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    body = await reader.readexactly(int(headers.get("content-length", "0"))) if bodies else b""
     return Heard(method, target, headers, body, connection)

@@ -14,13 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
 from router.backends.llama_server import LlamaServerChild, LlamaServerLauncher, LlamaServerSpec
 from router.core.types import HOST, Placement
 from router.engine.ports import LaunchError
+from router.wire.message import request_head
 from tests.fakes.fake_binary import make_fake_binary
+from tests.fakes.sink import RecordingSink
 from tests.support.router import ROOT, free_port
 from tests.support.waiting import turn, wait_until
 
@@ -59,9 +62,10 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
 
 async def get(child: LlamaServerChild, path: str) -> Any:
     upstream = child.upstream
-    async with upstream.session.get(upstream.url + path, headers={"authorization": upstream.authorization}) as answer:
-        assert answer.status == 200
-        return await answer.json()
+    async with httpx.AsyncClient(base_url=upstream.url) as client:
+        answer = await client.get(path, headers={"authorization": upstream.authorization})
+    assert answer.status_code == 200
+    return answer.json()
 
 
 async def eventually(met: Callable[[], bool], deadline: float = 5.0) -> None:
@@ -251,21 +255,21 @@ async def test_term_is_enough_for_a_good_one(launch: Launch) -> None:
     assert ended.code == 0
     assert "stopped by the router" in ended.reason
     assert await child.stop(grace=5) == ended == await child.wait()
-    assert child.upstream.session.closed
+    assert child.upstream.pool.closed
 
 
 async def test_a_client_of_ours_does_not_hold_it_up(launch: Launch) -> None:
     child = await launch("--tokens", "100000", "--token-delay", "0.01")
     await child.ready()
-    upstream = child.upstream
-    answer = await upstream.session.post(
-        upstream.url + "/v1/completions", json={"stream": True}, headers={"authorization": upstream.authorization}
-    )
-    assert await answer.content.readline()
+    upstream, sink, body = child.upstream, RecordingSink(), b'{"stream": true}'
+    headers = [(b"authorization", upstream.authorization.encode()), (b"content-type", b"application/json")]
+    connection = await upstream.pool.connect()
+    connection.send(request_head("POST", "/v1/completions", "127.0.0.1", headers, len(body)), body, sink)
+    await sink.head_told()
     assert [slot.busy for slot in await child.slots()].count(True) == 1
     async with asyncio.timeout(2):
         await child.stop(grace=1.5)
-    answer.close()
+    assert sink.outcome == "broke"
 
 
 async def test_one_that_ignores_term_is_killed_at_the_deadline(launch: Launch) -> None:

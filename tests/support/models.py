@@ -12,6 +12,9 @@ from scripts.make_demo_models import ModelSpec, write_model
 # One thread: two of them on a busy machine with two cores crawl.
 FLAGS = ("-t", "1", "-c", "2048", "--cache-ram", "16")
 
+# With these a model that has no idea of tools calls them where it has to.
+TOOLS = ("--jinja", "--chat-template-file", str(Path(__file__).with_name("tools.jinja")))
+
 
 @dataclass(frozen=True)
 class Models:

@@ -3,7 +3,8 @@
     recording_llama_server.py FOLDER PROGRAM [ARGUMENT…] -- [FLAG…]
 
 PROGRAM is the real server; it gets the flags with another port, and stands behind this one. Each connection becomes two
-files in FOLDER, `N.request` and `N.answer`: the bytes of either direction.
+files in FOLDER, `N.request` and `N.answer`: the bytes of either direction. The names are in the order of the
+connections, also across restarts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
-from itertools import count
+import time
 from pathlib import Path
 
 _NAP_SEC = 0.01
@@ -38,10 +39,9 @@ class Recorder:
     def __init__(self, folder: Path, port: int) -> None:
         self._folder = folder
         self._port = port
-        self._numbers = count()
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        number = next(self._numbers)
+        number = f"{time.monotonic_ns():020d}"
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             passing = (

@@ -7,6 +7,7 @@ Prints the version of the SDK. Fails with an AssertionError.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -14,10 +15,11 @@ import openai
 
 
 def golden_path(*, base_url: str, api_key: str, chat_model: str, embedding_model: str) -> None:
-    """Chat, stream, embeddings, models, a wrong model, a wrong key."""
+    """Chat, stream, tools, embeddings, models, a wrong model, a wrong key."""
     with openai.OpenAI(base_url=base_url, api_key=api_key) as client:
         chat(client, chat_model)
         stream(client, chat_model)
+        tools(client, chat_model)
         embeddings(client, embedding_model)
         models(client, chat_model)
         wrong_model(client)
@@ -53,6 +55,33 @@ def stream(client: openai.OpenAI, model: str) -> None:
     assert [chunk.choices[0].finish_reason for chunk in got if chunk.choices][-1] == "length"
     assert got[-1].usage is not None
     assert got[-1].usage.completion_tokens == 8
+
+
+def tools(client: openai.OpenAI, model: str) -> None:
+    """The arguments of a call come in pieces."""
+    parameters: dict[str, object] = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Paris"]}},
+        "required": ["city"],
+    }
+    with client.chat.completions.create(
+        model=model,
+        max_tokens=300,
+        temperature=0,
+        messages=[{"role": "user", "content": "How is the weather?"}],
+        stream=True,
+        tools=[{"type": "function", "function": {"name": "weather", "parameters": parameters}}],
+        tool_choice="required",
+        logit_bias={"{": 100},  # so that a model of random letters begins the call
+    ) as chunks:
+        choices = [choice for chunk in chunks for choice in chunk.choices]
+    deltas = [delta for choice in choices for delta in choice.delta.tool_calls or []]
+    calls = [delta.function for delta in deltas if delta.function is not None]
+    assert len(calls) > 1, "one delta is none"
+    assert deltas[0].id
+    assert calls[0].name == "weather"
+    assert json.loads("".join(call.arguments or "" for call in calls)) == {"city": "Paris"}
+    assert choices[-1].finish_reason == "tool_calls"
 
 
 def embeddings(client: openai.OpenAI, model: str) -> None:

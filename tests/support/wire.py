@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import select
 import socket
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -75,12 +77,20 @@ def _chunks(raw: bytes) -> tuple[bytes, bytes]:
 
 
 class Wire:
-    """One TCP connection to a router."""
+    """One TCP connection to a router.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        buffer: bytes that the kernel keeps of what is not read yet; None = as many as it likes.
+    """
+
+    def __init__(self, url: str, *, buffer: int | None = None) -> None:
         address = urlsplit(url)
         assert address.hostname is not None
-        self._socket = socket.create_connection((address.hostname, address.port or 80), timeout=_DEADLINE)
+        self._socket = socket.socket()
+        self._socket.settimeout(_DEADLINE)
+        if buffer is not None:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        self._socket.connect((address.hostname, address.port or 80))
         self._received = b""
 
     def __enter__(self) -> Self:
@@ -91,6 +101,13 @@ class Wire:
 
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
+
+    def post(self, path: str, document: Any, *, api_key: str = "") -> None:
+        """Send a whole request."""
+        body = json.dumps(document).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
+        self.send(f"{head}{key}\r\n".encode() + body)
 
     def answer(self) -> httpx.Response:
         """The next response, as soon as it is complete. Raises EOFError if the connection ends before."""
@@ -106,6 +123,10 @@ class Wire:
         except (EOFError, ConnectionResetError):
             return True
         return False
+
+    def silent(self) -> bool:
+        """Whether nothing has come that was not read."""
+        return not select.select([self._socket], [], [], 0)[0]
 
     def read(self) -> bytes:
         """What comes next, however little. Raises EOFError at the end."""

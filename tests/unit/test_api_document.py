@@ -13,7 +13,7 @@ from fastapi.routing import iter_route_contexts
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
-from router.api.app import create_app
+from router.api.app import create_api
 from router.api.figures import Health, Memory, ModelsHealth, QueueStats, Readiness, TelemetrySummary
 from router.api.routes.models import Greeting, ModelList
 from router.api.schemas import FailedModels, FullStatus, ModelAction, ModelStatus, StreamTicket
@@ -49,7 +49,7 @@ async def services(tmp_path: Path) -> Services:
 
 @pytest.fixture
 async def routes(services: Services) -> set[Route]:
-    return routes_of(create_app(services))
+    return routes_of(create_api(services))
 
 
 def rows(heading: str) -> list[list[str]]:

@@ -173,6 +173,8 @@ def test_all_mistakes_are_reported_at_once(folder: Path) -> None:
         ({"api": {"port": "8000"}}, "api.port", 'expected a whole number, got "8000"', "write 8000 without the quotes"),
         ({"api": {"port": 80.5}}, "api.port", "expected a whole number, got 80.5", ""),
         ({"api": {"port": 65536}}, "api.port", "expected 65535 or less, got 65536", ""),
+        ({"api": {"stream_ping_sec": 61}}, "api.stream_ping_sec", "expected 60 or less, got 61", ""),
+        ({"api": {"stream_ping_sec": 0}}, "api.stream_ping_sec", "expected more than 0, got 0", ""),
         ({"api": {"max_body_mb": True}}, "api.max_body_mb", "expected a whole number, got true", ""),
         ({"api": {"max_body_mb": 0}}, "api.max_body_mb", "expected 1 or more, got 0", ""),
         ({"api": {"host": "a b"}}, "api.host", 'expected an address or a host name, got "a b"', "127.0.0.1"),

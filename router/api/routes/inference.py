@@ -21,10 +21,10 @@ class InferenceEndpoint:
         self._endpoint = endpoint
         self._plain = self._wish(b"")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         query = scope["query_string"]
         wish = self._wish(query) if query else self._plain
-        await carry_out(self._services, wish, scope, receive, send)
+        await carry_out(self._services, wish, scope, receive)
 
     def _wish(self, query: bytes) -> Wish:
         path = self._endpoint.path

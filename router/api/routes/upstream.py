@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from router.api.context import context_of
+from router.api.context import speak
 from router.api.endpoints import ENDPOINTS, Endpoint, dialect_of, endpoint_of_child
 from router.api.orders import Wish, carry_out
 from router.api.services import Services
@@ -26,11 +26,11 @@ class ControlEndpoint:
         self._services = services
         self._endpoint = endpoint
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         model = Request(scope).query_params.get("model", "")
         path = self._endpoint.path
         wish = Wish(self._endpoint, target(path, scope["query_string"], dropped=_OURS), route=path, model=model)
-        await carry_out(self._services, wish, scope, receive, send)
+        await carry_out(self._services, wish, scope, receive)
 
 
 class ControlRelay(Response):
@@ -50,13 +50,13 @@ class UpstreamEndpoint:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         settings, method = self._services.settings, scope["method"]
         model, path = _split(settings, scope["path"].removeprefix(_PREFIX + "/"))
         _check_path(path, method, has_key=settings.api_key is not None)
-        context_of(scope).dialect = dialect_of(path)
+        speak(scope, dialect_of(path))
         wish = Wish(endpoint_of_child(method, path), target(path, scope["query_string"]), route=_PREFIX, model=model)
-        await carry_out(self._services, wish, scope, receive, send)
+        await carry_out(self._services, wish, scope, receive)
 
 
 def _split(settings: Settings, rest: str) -> tuple[str, str]:

@@ -1,15 +1,14 @@
-"""Reading bodies in: limits, encodings, and JSON that is none."""
+"""Reading bodies in: limits and encodings."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 from starlette.types import Message, Receive
 
-from router.api.body import MIB, BodyBudget, parse_json, read_body
+from router.api.body import MIB, BodyBudget, read_body
+from router.api.cycle import EXTENSION
 from router.api.disconnect import ClientDisconnected
-from router.errors import BodyTooLarge, InvalidRequest, Overloaded, UnsupportedEncoding
+from router.errors import BodyTooLarge, Overloaded, UnsupportedEncoding
 
 
 def client_that_says(*chunks: bytes, gone: bool = False) -> Receive:
@@ -35,6 +34,48 @@ async def test_chunks_become_one_body_that_is_counted_while_held() -> None:
     with budget.hold() as hold:
         assert await read_body(scope(), client_that_says(b"ab", b"", b"cd"), hold, limit=4) == b"abcd"
         assert budget.held == 4
+    assert budget.held == 0
+
+
+class Arrived:
+    """A body that came with its head, or that is still on its way."""
+
+    def __init__(self, body: bytes | None) -> None:
+        self._body = body
+
+    def taken_body(self) -> bytes | None:
+        return self._body
+
+
+def scope_with(body: bytes | None) -> dict[str, object]:
+    return {"headers": [], "extensions": {EXTENSION: Arrived(body)}}
+
+
+async def never() -> Message:
+    raise AssertionError("there is nothing to wait for")
+
+
+async def test_a_body_that_is_there_is_not_waited_for() -> None:
+    budget = BodyBudget(100)
+    with budget.hold() as hold:
+        assert await read_body(scope_with(b"abcd"), never, hold, limit=4) == b"abcd"
+        assert budget.held == 4
+    with budget.hold() as hold:
+        assert await read_body(scope_with(b""), never, hold, limit=4) == b""
+    assert budget.held == 0
+
+
+async def test_a_body_that_is_on_its_way_is_waited_for() -> None:
+    with BodyBudget(100).hold() as hold:
+        assert await read_body(scope_with(None), client_that_says(b"ab", b"c"), hold, limit=4) == b"abc"
+
+
+async def test_limits_hold_for_a_body_that_is_there() -> None:
+    budget = BodyBudget(3)
+    with budget.hold() as hold, pytest.raises(BodyTooLarge):
+        await read_body(scope_with(b"abcde"), never, hold, limit=4)
+    with budget.hold() as hold, pytest.raises(Overloaded):
+        await read_body(scope_with(b"abcd"), never, hold, limit=4)
     assert budget.held == 0
 
 
@@ -79,41 +120,6 @@ async def test_a_client_that_goes_while_sending() -> None:
     with budget.hold() as hold, pytest.raises(ClientDisconnected):
         await read_body(scope(), client_that_says(b"x", gone=True), hold, limit=4)
     assert budget.held == 0
-
-
-def test_only_what_routing_needs_is_read() -> None:
-    found = parse_json(b'{"model":"m","stream":true,"service_tier":"flex","messages":[1]}')
-    assert (found.model, found.stream, found.service_tier) == ("m", True, "flex")
-    assert parse_json(b'{"stream":1}').stream is False
-
-
-def test_the_last_of_two_models_counts_as_it_does_in_llama_server() -> None:
-    assert parse_json(b'{"model":"a","model":"b"}').model == "b"
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"[1]",
-        b'"x"',
-        b"null",
-        b'{"model":"\xff"}',
-        b'\xef\xbb\xbf{"model":"m"}',
-        json.dumps({"model": "m"}).encode("utf-16"),
-        b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-        b'{"a":' + b"9" * 5000 + b"}",
-        b'{"a":NaN}',
-        b'{"a":-Infinity}',
-        b'{"model":"m"} x',
-    ],
-    ids=["empty", "cut", "list", "string", "null", "utf8", "bom", "utf16", "deep", "digits", "nan", "infinity", "rest"],
-)
-def test_what_is_no_json_object_is_refused(body: bytes) -> None:
-    with pytest.raises(InvalidRequest) as refusal:
-        parse_json(body)
-    assert "sys." not in refusal.value.message
 
 
 def test_limits_are_told_in_megabytes() -> None:

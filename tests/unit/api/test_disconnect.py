@@ -5,65 +5,71 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from starlette.types import Message
 
 from router.api.disconnect import ClientDisconnected, DisconnectWatch
-from router.proxy.answer import Answer
+from router.proxy.downstream import Watcher
+from tests.fakes.client import FakeClient
 from tests.support.waiting import turn
 
 
-class Client:
-    def __init__(self) -> None:
-        self.gone = asyncio.Event()
-        self.answer = Answer(self.take)
+class GoneClient(FakeClient):
+    """It was lost before anybody watched."""
 
-    async def take(self, message: Message) -> None: ...
-
-    async def receive(self) -> Message:
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
+    def watch(self, watcher: Watcher | None) -> None:
+        super().watch(watcher)
+        if watcher is not None:
+            watcher.client_gone()
 
 
 @pytest.fixture
-async def client() -> Client:
-    return Client()
+def client() -> FakeClient:
+    return FakeClient()
 
 
 async def forever() -> None:
     await asyncio.Event().wait()
 
 
-async def test_a_client_that_goes_ends_the_block(client: Client) -> None:
-    asyncio.get_running_loop().call_soon(client.gone.set)
-    with pytest.raises(ClientDisconnected):
-        async with DisconnectWatch(client.receive, client.answer, grace=0):
-            await forever()
+def leave(client: FakeClient) -> None:
+    assert client.watcher is not None
+    client.watcher.client_gone()
+
+
+async def test_a_client_that_goes_ends_the_block(client: FakeClient) -> None:
+    asyncio.get_running_loop().call_soon(leave, client)
+    with pytest.raises(ClientDisconnected), DisconnectWatch(client):
+        await forever()
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
+    assert client.watcher is None
 
 
-@pytest.mark.parametrize("grace", [0, 3600])
-async def test_a_client_that_stays_changes_nothing(grace: float, client: Client) -> None:
-    async with DisconnectWatch(client.receive, client.answer, grace=grace):
-        for _ in range(3):
-            await turn()
-        watching = [task for task in asyncio.all_tasks() if task.get_name() == "disconnect watch"]
-        assert len(watching) == (1 if grace == 0 else 0)
-    assert [task.get_name() for task in asyncio.all_tasks() if task.get_name() == "disconnect watch"] == []
+async def test_one_that_was_gone_before_is_not_worked_for() -> None:
+    begun = False
+    with pytest.raises(ClientDisconnected), DisconnectWatch(GoneClient()):
+        begun = True
+    assert not begun
+    await turn()  # and nothing is left behind that would be thrown here
 
 
-async def test_going_after_the_last_byte_is_no_disconnect(client: Client) -> None:
-    async with DisconnectWatch(client.receive, client.answer, grace=0):
-        await client.answer.end()
-        client.gone.set()
-        for _ in range(5):
-            await turn()
+async def test_a_client_that_stays_changes_nothing(client: FakeClient) -> None:
+    with DisconnectWatch(client):
+        await turn()
+    assert client.watcher is None
 
 
-async def test_a_cancellation_from_elsewhere_goes_on_as_one(client: Client) -> None:
+async def test_going_after_the_last_byte_is_no_disconnect(client: FakeClient) -> None:
+    with DisconnectWatch(client):
+        client.start(200, [])
+        client.end()
+        leave(client)
+        await turn()
+
+
+async def test_a_cancellation_from_elsewhere_goes_on_as_one(client: FakeClient) -> None:
     async def watched() -> None:
-        async with DisconnectWatch(client.receive, client.answer, grace=0):
+        with DisconnectWatch(client):
             await forever()
 
     task = asyncio.create_task(watched())
@@ -73,9 +79,9 @@ async def test_a_cancellation_from_elsewhere_goes_on_as_one(client: Client) -> N
         await task
 
 
-async def test_both_at_once_is_a_cancellation(client: Client) -> None:
+async def test_both_at_once_is_a_cancellation(client: FakeClient) -> None:
     async def watched() -> None:
-        async with DisconnectWatch(client.receive, client.answer, grace=0):
+        with DisconnectWatch(client):
             try:
                 await forever()
             finally:
@@ -83,12 +89,53 @@ async def test_both_at_once_is_a_cancellation(client: Client) -> None:
 
     task = asyncio.create_task(watched())
     await turn()
-    client.gone.set()
+    leave(client)
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def test_an_error_of_the_block_is_not_hidden(client: Client) -> None:
-    with pytest.raises(ZeroDivisionError):
-        async with DisconnectWatch(client.receive, client.answer, grace=0):
-            raise ZeroDivisionError
+async def test_a_task_that_was_cancelled_before_is_still_told(client: FakeClient) -> None:
+    told: list[type[BaseException]] = []
+
+    async def watched() -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            asyncio.get_running_loop().call_soon(leave, client)
+            try:
+                with DisconnectWatch(client):
+                    await forever()
+            except (asyncio.CancelledError, ClientDisconnected) as error:
+                told.append(type(error))
+            raise
+
+    task = asyncio.create_task(watched())
+    await turn()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert told == [ClientDisconnected]
+
+
+async def test_an_error_of_the_block_is_not_hidden(client: FakeClient) -> None:
+    with pytest.raises(ZeroDivisionError), DisconnectWatch(client):
+        raise ZeroDivisionError
+
+
+async def test_the_clients_pace_is_passed_on(client: FakeClient) -> None:
+    told: list[str] = []
+    with DisconnectWatch(client) as watch:
+        watch.client_full()
+        watch.client_ready()
+        watch.on_full, watch.on_ready = lambda: told.append("full"), lambda: told.append("ready")
+        watch.client_full()
+        watch.client_ready()
+    assert told == ["full", "ready"]
+
+
+async def test_who_asks_late_learns_that_the_client_is_full(client: FakeClient) -> None:
+    told: list[str] = []
+    with DisconnectWatch(client) as watch:
+        watch.client_full()
+        watch.on_full = lambda: told.append("full")
+    assert told == ["full"]

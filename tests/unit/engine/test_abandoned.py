@@ -47,6 +47,24 @@ def test_a_served_lease_keeps_its_own_slot_out_of_it() -> None:
     assert leases.settle(busy(6), [served], now=11) == [gone]
 
 
+def test_a_served_lease_that_was_young_keeps_its_slot_out_of_it() -> None:
+    leases = AbandonedLeases()
+    gone, served = lease(1), lease(2, granted_at=9.99)
+    leases.add(gone)
+    assert leases.settle(busy(5, 6), [served], now=10) == []
+    assert leases.settle(busy(5, 6), [served], now=10.1) == []
+    assert leases.settle(busy(6), [served], now=10.2) == [gone]
+
+
+def test_a_served_lease_that_came_to_its_slot_late() -> None:
+    leases = AbandonedLeases()
+    gone, served = lease(1), lease(2, granted_at=9.99)
+    leases.add(gone)
+    assert leases.settle(busy(5), [served], now=10) == []
+    assert leases.settle(busy(5, 6), [served], now=10.1) == []
+    assert leases.settle(busy(6), [served], now=10.2) == [gone]
+
+
 def test_two_that_leave_one_after_the_other() -> None:
     leases = AbandonedLeases()
     first, second = lease(1), lease(2)

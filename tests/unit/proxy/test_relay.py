@@ -1,14 +1,13 @@
-"""The relay against an upstream on a real socket, with a client made of a list."""
+"""The relay against an upstream on a real socket, with a client that keeps what it is told."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 import pytest
-from starlette.types import Message
 
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
@@ -16,24 +15,20 @@ from router.errors import UpstreamFailed
 from router.proxy.answer import Answer
 from router.proxy.dialect import Dialect
 from router.proxy.relay import Call, relay
-from router.proxy.usage import UsageTap
+from router.wire.pool import Pool
+from router.wire.sink import ConnectionBroken, RawHeaders, Sink
+from tests.fakes.client import FakeClient
 from tests.fakes.serving import eventually
 from tests.fakes.upstream import FakeUpstream, Heard, Wire
+from tests.support.waiting import turn
 
 
-class Client:
-    """The far end of an Answer."""
+class Client(FakeClient):
+    """With the answer that writes to it."""
 
     def __init__(self) -> None:
-        self.messages: list[Message] = []
-        self.answer = Answer(self.take)
-
-    async def take(self, message: Message) -> None:
-        self.messages.append(message)
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(message.get("body", b"") for message in self.messages)
+        super().__init__()
+        self.answer = Answer(self, Dialect.OPENAI, "id")
 
 
 class Releases:
@@ -52,7 +47,7 @@ class Releases:
 
 
 def call(body: bytes = b"{}", *, stream: bool = False) -> Call:
-    return Call("POST", "/v1/chat/completions", [], body, Dialect.OPENAI, "id", "application/json", stream)
+    return Call("POST", "/v1/chat/completions", [], body, "application/json", stream)
 
 
 @pytest.fixture
@@ -69,27 +64,24 @@ async def upstream(fake: FakeUpstream) -> AsyncIterator[Upstream]:
 async def ask(upstream: Upstream, *, stream: bool = False, body: bytes = b"{}") -> tuple[Client, Releases, Lease]:
     client, releases = Client(), Releases()
     async with releases.lease(upstream) as lease:
-        await relay(upstream, call(body, stream=stream), client.answer, UsageTap(), lease)
-    await client.answer.end()
+        await relay(upstream, call(body, stream=stream), client.answer, client, lease)
     return client, releases, lease
 
 
 async def test_a_json_answer_passes_with_its_length(fake: FakeUpstream, upstream: Upstream) -> None:
     client, releases, _ = await ask(upstream, body=b'{"model": "m"}')
     assert client.body == b'{"ok":true}'
-    assert (b"content-length", b"11") in client.messages[0]["headers"]
-    assert len(client.messages) == 2
+    assert (b"content-length", b"11") in client.headers
+    assert client.complete
     assert releases.finished == [True]
     assert fake.heard[0].body == b'{"model": "m"}'
     assert fake.heard[0].headers["authorization"] == "Bearer child-key"
     assert "user-agent" not in fake.heard[0].headers
 
 
-async def test_a_large_body_arrives_whole_and_without_a_warning(fake: FakeUpstream, upstream: Upstream) -> None:
+async def test_a_large_body_arrives_whole(fake: FakeUpstream, upstream: Upstream) -> None:
     body = bytes(range(256)) * 16_384
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        await ask(upstream, body=body)
+    await ask(upstream, body=body)
     assert fake.heard[0].body == body
 
 
@@ -110,7 +102,7 @@ async def test_a_connection_is_not_reused_after_a_stream(fake: FakeUpstream, ups
 
     fake.script = script
     client = Client()
-    task = asyncio.create_task(relay(upstream, call(stream=True), client.answer, UsageTap()))
+    task = asyncio.create_task(relay(upstream, call(stream=True), client.answer, client))
     await eventually(lambda: client.body != b"")
     go_on.set()
     await task
@@ -132,7 +124,7 @@ async def test_pings_are_no_progress(fake: FakeUpstream, upstream: Upstream) -> 
     fake.script = script
     client, releases = Client(), Releases()
     async with releases.lease(upstream) as lease:
-        task = asyncio.create_task(relay(upstream, call(stream=True), client.answer, UsageTap(), lease))
+        task = asyncio.create_task(relay(upstream, call(stream=True), client.answer, client, lease))
         await eventually(lambda: client.body == b":\n\n")
         before = lease.last_progress, client.answer.first_content
         go_on.set()
@@ -159,7 +151,9 @@ async def test_a_stale_connection_is_replaced_once(fake: FakeUpstream, upstream:
     assert releases.finished == [True]
 
 
-async def test_an_upstream_that_never_answers_is_tried_twice(fake: FakeUpstream, upstream: Upstream) -> None:
+async def test_an_upstream_that_breaks_a_fresh_connection_is_not_asked_again(
+    fake: FakeUpstream, upstream: Upstream
+) -> None:
     async def script(heard: Heard, wire: Wire) -> None:
         wire.cut()
 
@@ -167,12 +161,12 @@ async def test_an_upstream_that_never_answers_is_tried_twice(fake: FakeUpstream,
     with pytest.raises(UpstreamFailed) as failure:
         await ask(upstream)
     assert failure.value.retry_after == 1
-    assert len(fake.heard) == 2
+    assert [heard.connection for heard in fake.heard] == [1]
 
 
 async def test_a_dead_upstream_is_a_failure(fake: FakeUpstream) -> None:
     async with fake.serving() as upstream:
-        gone = Upstream("http://127.0.0.1:1", upstream.session, "")
+        gone = Upstream("http://127.0.0.1:1", Pool("127.0.0.1", 1), "")
         with pytest.raises(UpstreamFailed, match="cannot be reached"):
             await ask(gone)
     with pytest.raises(UpstreamFailed, match="being stopped"):
@@ -199,7 +193,7 @@ async def test_a_break_before_the_first_byte_leaves_the_client_untold(
     client, releases = Client(), Releases()
     with pytest.raises(UpstreamFailed):
         async with releases.lease(upstream) as lease:
-            await relay(upstream, call(), client.answer, UsageTap(), lease)
+            await relay(upstream, call(), client.answer, client, lease)
     assert not client.answer.started
     assert releases.finished == [False]
 
@@ -237,7 +231,7 @@ async def test_cancelling_closes_the_upstreams_connection(fake: FakeUpstream, up
 
     fake.script = script
     client = Client()
-    task = asyncio.create_task(relay(upstream, call(stream=True), client.answer, UsageTap()))
+    task = asyncio.create_task(relay(upstream, call(stream=True), client.answer, client))
     await eventually(lambda: client.body != b"")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -260,3 +254,104 @@ async def test_bytes_pass_untouched_however_they_are_cut(fake: FakeUpstream, ups
     fake.script = script
     client, _, _ = await ask(upstream, stream=True)
     assert client.body == text
+
+
+async def test_a_slow_client_stops_the_upstream(fake: FakeUpstream, upstream: Upstream) -> None:
+    limit = 64 * 1024 * 1024
+    said = 0
+
+    async def script(heard: Heard, wire: Wire) -> None:
+        nonlocal said
+        await wire.begin_stream()
+        while said < limit:
+            await wire.chunk(b"x" * 65536)
+            said += 65536
+        await wire.end_stream()
+
+    fake.script = script
+    client = Client()
+    task = asyncio.create_task(relay(upstream, call(stream=True), client.answer, client))
+    await eventually(lambda: client.sent > 0)
+    assert client.on_full is not None
+    client.on_full()
+    at_rest = -1
+    while at_rest != said + client.sent:  # until neither moves, as all buffers in between are full
+        at_rest = said + client.sent
+        for _ in range(100):
+            await turn()
+    assert said < limit
+    assert client.on_ready is not None
+    client.on_ready()
+    await task
+    assert client.sent == limit
+    assert {client.on_full, client.on_ready} == {None}
+
+
+class Shout:
+    """A detour that asks for something else, and tells the answer in capitals."""
+
+    body = b'{"shout":true}'
+
+    def sink(self, inner: Sink, on_progress: Callable[[], None]) -> Sink:
+        return Capitals(inner, on_progress)
+
+
+@dataclass
+class Capitals:
+    inner: Sink
+    on_progress: Callable[[], None]
+    held: bytes = b""
+
+    def head(self, status: int, headers: RawHeaders) -> None:
+        self.inner.head(status, [(b"content-type", b"text/plain")])
+
+    def body(self, chunk: bytes) -> None:
+        self.held += chunk.upper()
+        self.on_progress()
+
+    def end(self) -> None:
+        self.inner.body(self.held)
+        self.inner.end()
+
+    def broke(self, error: ConnectionBroken) -> None:
+        self.inner.broke(error)
+
+
+async def test_a_detour_changes_both_ways_and_keeps_the_lease_alive(fake: FakeUpstream, upstream: Upstream) -> None:
+    go_on = asyncio.Event()
+
+    async def script(heard: Heard, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(b"data: ")
+        await go_on.wait()
+        await wire.chunk(b"x")
+        await wire.end_stream()
+
+    fake.script = script
+    client, releases = Client(), Releases()
+    asked = call(b"{}")
+    asked.detour = Shout()
+    async with releases.lease(upstream) as lease:
+        task = asyncio.create_task(relay(upstream, asked, client.answer, client, lease))
+        await eventually(lambda: lease.last_progress > 0.0)
+        assert not client.answer.started
+        go_on.set()
+        await task
+    assert client.body == b"DATA: X"
+    assert client.headers == [(b"content-type", b"text/plain")]
+    assert (fake.heard[0].body, fake.heard[0].headers["connection"]) == (b'{"shout":true}', "close")
+    assert releases.finished == [True]
+
+
+async def test_a_connection_that_brought_an_error_is_used_again(fake: FakeUpstream, upstream: Upstream) -> None:
+    fake.script = lambda heard, wire: wire.answer(b'{"error":{"message":"no"}}', status="400 Bad Request")
+    await ask(upstream)
+    await ask(upstream)
+    assert fake.connections == 1
+
+
+async def test_an_answer_without_a_body(fake: FakeUpstream, upstream: Upstream) -> None:
+    fake.script = lambda heard, wire: wire.say(b"HTTP/1.1 204 No Content\r\nx-a: b\r\n\r\n")
+    client, releases, _ = await ask(upstream)
+    assert (client.status, client.body, client.complete) == (204, b"", True)
+    assert releases.finished == [True]

@@ -24,9 +24,13 @@ EXPECTED = {
     "router_requests": "counter",
     "router_tokens_in": "counter",
     "router_tokens_out": "counter",
+    "router_tokens_cached": "counter",
+    "router_prompt_seconds": "counter",
+    "router_generation_seconds": "counter",
     "router_loads": "counter",
     "router_evictions": "counter",
     "router_restarts": "counter",
+    "router_replays": "counter",
     "router_queue_wait_seconds": "histogram",
     "router_time_to_first_byte_seconds": "histogram",
     "router_request_duration_seconds": "histogram",
@@ -115,7 +119,7 @@ def value(of: Telemetry, name: str, **labels: str) -> float:
 
 
 def finished(model: str = "qwen", *, first_byte: float | None = 0.2) -> RequestRecord:
-    return RequestRecord(model, "/v1/chat/completions", "success", 0.0, first_byte, 2.0, 7, 11, "normal")
+    return RequestRecord(model, "/v1/chat/completions", "success", 0.0, first_byte, 2.0, 7, 11, "normal", 5, 0.25, 1.5)
 
 
 def test_the_names_and_types_are_these_and_no_others() -> None:
@@ -150,6 +154,9 @@ def test_a_finished_request_is_counted_once_everywhere() -> None:
     assert value(of, "router_requests_total", model="org/ünï:q4", status="success") == 0
     assert value(of, "router_tokens_in_total", model="qwen") == 7
     assert value(of, "router_tokens_out_total", model="qwen") == 11
+    assert value(of, "router_tokens_cached_total", model="qwen") == 5
+    assert value(of, "router_prompt_seconds_total", model="qwen") == 0.25
+    assert value(of, "router_generation_seconds_total", model="qwen") == 1.5
     assert value(of, "router_request_duration_seconds_sum", model="qwen") == 2.0
     assert value(of, "router_time_to_first_byte_seconds_sum", model="qwen") == 0.2
     assert len(of.recent.window(60, 3.0)["qwen"].records) == 1
@@ -169,6 +176,7 @@ def test_what_the_engine_tells_is_counted() -> None:
     of.load_finished("qwen", 9.0, ok=False)
     of.evicted("qwen", "org/ünï:q4")
     of.restarted("org/ünï:q4")
+    of.request_replayed("qwen")
     assert value(of, "router_queue_wait_seconds_sum", model="qwen", priority="high") == 0.3
     assert value(of, "router_queue_wait_seconds_count", model="qwen", priority="low") == 0
     assert value(of, "router_loads_total", model="qwen", result="success") == 1
@@ -176,6 +184,7 @@ def test_what_the_engine_tells_is_counted() -> None:
     assert value(of, "router_load_seconds_sum", model="qwen") == 4.0
     assert value(of, "router_evictions_total", model="qwen") == 1
     assert value(of, "router_restarts_total", model="org/ünï:q4") == 1
+    assert value(of, "router_replays_total", model="qwen") == 1
 
 
 def test_gauges_are_read_from_the_engine_at_each_scrape() -> None:

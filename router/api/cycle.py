@@ -1,0 +1,333 @@
+"""One request and its response: an ASGI `receive` and `send` for the framework, a `Downstream` for the relay."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import Protocol
+
+from starlette.types import Message, Scope
+
+from router.api.head import date_line, joined, status_line
+from router.proxy.downstream import Downstream, Watcher
+from router.wire.sink import RawHeaders
+
+EXTENSION = "llama_router.downstream"
+_MOST_UNREAD = 64 * 1024  # bytes of a request's body that are kept before the client has to wait
+_ONE_PIECE = 16 * 1024  # up to here a copy is cheaper than a second buffer
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_HOP = frozenset((b"connection", b"transfer-encoding", b"keep-alive"))
+
+
+class BodySource(Protocol):
+    """Where a request's body comes from, for those who would rather not wait."""
+
+    def taken_body(self) -> bytes | None:
+        """The whole body, if it is here already; then it has been taken. None = it has to be received."""
+
+
+class Framing(Enum):
+    """How the client sees where the response's body ends."""
+
+    NOTHING = "there is no body: HEAD, 204, 304"
+    LENGTH = "by its `content-length`"
+    CHUNKED = "by a last chunk"
+    UNTIL_CLOSE = "by the end of the connection, for HTTP/1.0"
+
+
+class ClientConnection(Protocol):
+    """What a cycle asks of the connection that it belongs to."""
+
+    @property
+    def full(self) -> bool:
+        """The client has not taken yet what was written."""
+
+    async def drained(self) -> None:
+        """Wait while it is full."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def writelines(self, data: tuple[bytes, ...]) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def answered(self, cycle: Cycle) -> None:
+        """Its response is whole."""
+
+    def close(self) -> None:
+        """Once what was written has gone out."""
+
+    def reset(self) -> None:
+        """At once, so that the client cannot take it for an orderly end."""
+
+
+class Cycle:
+    """Implements `Downstream` and `BodySource`; `receive` and `send` are as the ASGI specification says.
+
+    Attributes:
+        keep_alive: the connection may be used again afterwards.
+        lines: headers that this response carries whoever starts it, as bytes with their line ends.
+        status, sent, complete: see `Downstream`.
+    """
+
+    __slots__ = ("_arrived", "_body", "_connection", "_framing", "_gone", "_handed_over", "_head", "_invited", "_left",
+                 "_news", "_old", "_over", "_unread", "_watcher", "complete", "keep_alive", "lines", "scope", "sent",
+                 "status")  # fmt: skip
+
+    def __init__(self, connection: ClientConnection, scope: Scope, *, keep_alive: bool) -> None:
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.lines = b""
+        self.status = 0
+        self.sent = 0
+        self.complete = False
+        self._connection = connection
+        self._old = scope["http_version"] == "1.0"
+        # Of the request.
+        self._body: list[bytes] = []
+        self._unread = 0  # bytes in there
+        self._arrived = False  # to its end
+        self._handed_over = False  # to its end
+        self._invited = False  # by `100 Continue`
+        # Of the response.
+        self._framing = Framing.NOTHING
+        self._head = b""  # not sent yet
+        self._left = 0  # bytes that the length promises
+        self._over = False  # nothing more can be written
+        self._gone = False
+        self._watcher: Watcher | None = None
+        self._news: asyncio.Event | None = None  # for those who wait in `receive`
+
+    # --- for the connection
+
+    @property
+    def readable(self) -> bool:
+        """More of the request is to come, and somebody may want it."""
+        return not self._arrived and not self._over
+
+    def feed(self, chunk: bytes) -> None:
+        """A piece of the request's body."""
+        if self._over:
+            return
+        self._body.append(chunk)
+        self._unread += len(chunk)
+        if self._unread > _MOST_UNREAD:
+            self._connection.pause_reading()
+        self._tell_news()
+
+    def feed_end(self) -> None:
+        """The request is whole."""
+        self._arrived = True
+        self._tell_news()
+
+    def client_full(self) -> None:
+        if self._watcher is not None:
+            self._watcher.client_full()
+
+    def client_ready(self) -> None:
+        if self._watcher is not None:
+            self._watcher.client_ready()
+
+    def lost(self) -> None:
+        """The client is gone."""
+        if self._over:
+            return
+        self._over = self._gone = True
+        self._tell_news()
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.client_gone()
+
+    def give_up(self) -> None:
+        """Nobody writes to this response any more. If it is not whole the client must not take it for one that is."""
+        if self._over:
+            return
+        if not self.status:
+            self.keep_alive = False
+            self.start(500, [(b"content-length", b"0")])
+            self.end()
+        else:
+            self.break_off()
+
+    # --- Downstream
+
+    def watch(self, watcher: Watcher | None) -> None:
+        self._watcher = watcher
+        if watcher is None:
+            return
+        if self._gone:
+            self._watcher = None
+            watcher.client_gone()
+        elif self._connection.full:
+            watcher.client_full()
+
+    def start(self, status: int, headers: RawHeaders) -> None:
+        if self._over:
+            return
+        if self.status:
+            raise RuntimeError("The response has been started before.")
+        lines, length = [], -1
+        for name, value in headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name in _HOP:
+                self.keep_alive = self.keep_alive and b"close" not in value.lower()
+                continue
+            lines.append(b"%b: %b\r\n" % (name, value))
+        self._framing = self._framing_of(status, length)
+        if self._framing is Framing.LENGTH:
+            self._left = length
+        elif self._framing is Framing.CHUNKED:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if self._hesitates():
+            self.keep_alive = False  # its body may come or not, so nobody can tell where the next request begins
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        self._head = b"%b%b%b%b\r\n" % (status_line(status), date_line(), self.lines, joined(lines))
+        self.status = status
+
+    def _framing_of(self, status: int, length: int) -> Framing:
+        if self.scope["method"] == "HEAD" or status in {204, 304}:
+            return Framing.NOTHING
+        if length >= 0:
+            return Framing.LENGTH
+        return Framing.UNTIL_CLOSE if self._old else Framing.CHUNKED
+
+    def flush(self) -> None:
+        if not self._over:
+            self._put(b"", b"")
+
+    def write(self, chunk: bytes) -> None:
+        if not self._over:
+            self._put(chunk, b"")
+
+    def end(self, chunk: bytes = b"") -> None:
+        if self._over:
+            return
+        self._put(chunk, b"0\r\n\r\n" if self._framing is Framing.CHUNKED else b"")
+        if self._left:
+            raise RuntimeError(f"The response's body is {self._left} bytes shorter than its content-length.")
+        self.complete = self._over = True
+        self._watcher = None
+        self._tell_news()
+        self._connection.answered(self)
+
+    def break_off(self, last_words: bytes = b"") -> None:
+        if self._over:
+            return
+        if last_words:
+            self.write(last_words)
+        self._over = True
+        self._watcher = None
+        self._tell_news()
+        if self._framing is Framing.UNTIL_CLOSE and not last_words:
+            self._connection.reset()
+        else:
+            self._connection.close()
+
+    def _put(self, chunk: bytes, tail: bytes) -> None:
+        if not self.status:
+            raise RuntimeError("The response has no head yet.")
+        before, self._head = self._head, b""
+        size = len(chunk)
+        if self._framing is Framing.NOTHING:
+            chunk = b""
+        elif size:
+            self.sent += size
+            if self._framing is Framing.CHUNKED:
+                before, tail = b"%b%x\r\n" % (before, size), b"\r\n" + tail
+            elif self._framing is Framing.LENGTH:
+                self._left -= size
+                if self._left < 0:
+                    raise RuntimeError("The response's body is longer than its content-length.")
+        if len(chunk) > _ONE_PIECE:
+            self._connection.writelines((before, chunk, tail))
+        elif data := b"".join((before, chunk, tail)):
+            self._connection.write(data)
+
+    # --- BodySource
+
+    def taken_body(self) -> bytes | None:
+        if not self._arrived or self._handed_over or self._over:
+            return None
+        self._handed_over = True
+        return self._take()
+
+    def _take(self) -> bytes:
+        body, self._body = self._body, []
+        self._unread = 0
+        return body[0] if len(body) == 1 else b"".join(body)
+
+    # --- ASGI
+
+    async def receive(self) -> Message:
+        if self._handed_over:
+            while not self._over:
+                await self._next_news()
+        elif not self._body and not self._arrived and not self._over:
+            await self._more_body()
+        if self._over:
+            return {"type": "http.disconnect"}
+        self._handed_over = self._arrived
+        return {"type": "http.request", "body": self._take(), "more_body": not self._arrived}
+
+    async def send(self, message: Message) -> None:
+        if self._connection.full and not self._over:
+            await self._connection.drained()
+        kind = message["type"]
+        if self.complete:
+            raise RuntimeError(f"Unexpected {kind}: the response is complete.")
+        if kind == "http.response.start":
+            self.start(message["status"], [(name.lower(), value) for name, value in message.get("headers", ())])
+        elif kind == "http.response.body":
+            body = message.get("body", b"")
+            if message.get("more_body", False):
+                self.write(body)
+            else:
+                self.end(body)
+        else:
+            raise RuntimeError(f"Unexpected {kind}.")
+
+    async def _more_body(self) -> None:
+        if self._hesitates() and not self.status:
+            self._connection.write(_CONTINUE)
+            self._invited = True
+        self._connection.resume_reading()
+        while not self._body and not self._arrived and not self._over:
+            await self._next_news()
+
+    def _hesitates(self) -> bool:
+        """The client waits for a word of ours before it sends the body."""
+        return not (self._arrived or self._invited or self._old) and any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in self.scope["headers"]
+        )
+
+    async def _next_news(self) -> None:
+        if self._news is None:
+            self._news = asyncio.Event()
+        self._news.clear()
+        await self._news.wait()
+
+    def _tell_news(self) -> None:
+        if self._news is not None:
+            self._news.set()
+
+
+def cycle_of(scope: Scope) -> Cycle:
+    """The cycle that a scope belongs to; the server puts it there."""
+    found: Cycle = scope["extensions"][EXTENSION]
+    return found
+
+
+def downstream_of(scope: Scope) -> Downstream:
+    """The client's side of a relayed exchange."""
+    found: Downstream = scope["extensions"][EXTENSION]
+    return found
+
+
+def body_source_of(scope: Scope) -> BodySource:
+    """Where the body of a request comes from."""
+    found: BodySource = scope["extensions"][EXTENSION]
+    return found
