@@ -25,7 +25,7 @@ from router.api.services import Services
 from router.api.tickets import TicketOffice
 from router.backends.llama_server import LlamaServerLauncher
 from router.config import Settings, load_settings
-from router.core.types import ModelSpec, Policy
+from router.core.types import ModelSpec, Policy, Priority
 from router.demo import prepare_demo, wants_demo, welcome
 from router.devices.monitor import SystemDevices
 from router.engine.engine import Engine
@@ -219,9 +219,16 @@ def _budget(settings: Settings) -> int | None:
 
 def _policy(settings: Settings) -> Policy:
     system = settings.system
+    offsets = system.priority_offsets_sec
     return Policy(
         max_models=system.max_concurrent_models,
         max_queue=system.max_queue_size_per_model,
+        priority_offsets={
+            Priority.HIGH: offsets.high,
+            Priority.NORMAL: offsets.normal,
+            Priority.LOW: offsets.low,
+        },
+        min_residency=system.min_residency_sec,
         restart_grace=system.restart_grace_sec,
     )
 

@@ -35,7 +35,15 @@ class Entry:
     need: Need
 
     def model_spec(self, settings: Settings) -> ModelSpec:
-        return ModelSpec(self.name, self.slots, self.need, settings.idle_timeout(self.name))
+        return ModelSpec(
+            self.name,
+            self.slots,
+            self.need,
+            settings.idle_timeout(self.name),
+            pinned=self.config.pinned,
+            evict_cost=self.config.evict_cost,
+            exclusive_with=settings.exclusive_with(self.name),
+        )
 
     def launch_spec(self) -> LlamaServerSpec:
         return LlamaServerSpec(

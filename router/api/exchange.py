@@ -161,8 +161,8 @@ class _Talk:
 
 
 def _note(turn: Turn) -> str:
-    position = turn.position()
-    return f"queue position {position}" if position else "processing"
+    place = turn.place()
+    return "processing" if place is None else f"queue position {place.position}"
 
 
 def _status_word(status: int) -> RequestStatus:

@@ -9,7 +9,7 @@ from typing import Protocol
 from router.api.body import BodyBudget
 from router.api.tickets import TicketOffice
 from router.config import Settings
-from router.core.types import DeviceView, ModelView, Priority, ReplicaId
+from router.core.types import DeviceView, LinePlace, ModelView, Priority, ReplicaId
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
 from router.telemetry.metrics import Telemetry
@@ -22,8 +22,8 @@ class Turn(Protocol):
     async def lease(self) -> Lease:
         """Wait for a slot; again after the last one's replica has died. Raises the RouterError that ended the wait."""
 
-    def position(self) -> int:
-        """Its place in the queue, 1 = next; 0 when it does not wait."""
+    def place(self) -> LinePlace | None:
+        """Where it stands in the queue; None when it does not wait."""
 
 
 class Engine(Protocol):

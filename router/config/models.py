@@ -105,8 +105,16 @@ def _check_name(name: str) -> str:
     return name
 
 
+def _check_offsets(offsets: PriorityOffsets) -> PriorityOffsets:
+    if not offsets.high <= offsets.normal <= offsets.low:
+        found = f"high {offsets.high:g}, normal {offsets.normal:g}, low {offsets.low:g}"
+        raise refuse(f"expected high <= normal <= low, got {found}", "a more urgent class may not wait longer")
+    return offsets
+
+
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PingInterval = Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)]  # many clients give a silent server 60 s
 SendTimeout = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
 FilePath = Annotated[Path, BeforeValidator(_to_path)]
@@ -130,6 +138,14 @@ class ApiConfig(_Section):
     allow_unauthenticated: bool = False
     stream_ping_sec: PingInterval = 15.0
     send_timeout_sec: SendTimeout = 60.0
+
+
+class PriorityOffsets(_Section):
+    """`system.priority_offsets_sec`: how long a request of each class may wait before it presses others, in seconds."""
+
+    high: NotNegative = 0.0
+    normal: NotNegative = 10.0
+    low: NotNegative = 60.0
 
 
 class SystemConfig(_Section):
@@ -156,6 +172,8 @@ class SystemConfig(_Section):
     ] = (0,)
     default_parallel: Count = 1
     max_queue_size_per_model: Count = 500
+    priority_offsets_sec: Annotated[PriorityOffsets, AfterValidator(_check_offsets)] = PriorityOffsets()
+    min_residency_sec: NotNegative | None = None  # None = by the measured load time
     vram_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.1
     memory_budget_mb: Count | None = None
     base_port: Annotated[int, Field(ge=1, le=MAX_PORT)] = 8085
@@ -171,6 +189,7 @@ class ModelConfig(_Section):
         flags: handed to llama-server as they are, each flag and each value an element of its own.
         env: for the child alone. Values may be secret: never log them.
         idle_timeout_sec: None = `system.idle_timeout_sec`.
+        exclusive_with: names or aliases of other models.
     """
 
     model_path: FilePath
@@ -183,6 +202,9 @@ class ModelConfig(_Section):
     aliases: Annotated[tuple[Annotated[str, AfterValidator(_check_name)], ...], FromList] = ()
     idle_timeout_sec: Seconds | None = None
     preload: bool = False
+    pinned: bool = False
+    evict_cost: NotNegative = 1.0
+    exclusive_with: Annotated[tuple[str, ...], FromList] = ()
 
     @cached_property
     def writes_no_text(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from router.config.models import ApiConfig, ModelConfig, SystemConfig
+from router.config.models import ApiConfig, ModelConfig, PriorityOffsets, SystemConfig
 from router.errors import Problem
 
 SECTIONS: dict[str, type[BaseModel] | None] = {"api": ApiConfig, "system": SystemConfig, "models": None}
@@ -131,6 +131,8 @@ def _nearest_key(location: Location) -> str:
         return f'"{name}" belongs in "{section}"' if section else nearest(name, list(SECTIONS), "keys")
     if here == "models":
         return nearest(name, list(ModelConfig.model_fields), "keys")
+    if list(location[:-1]) == ["system", "priority_offsets_sec"]:
+        return nearest(name, list(PriorityOffsets.model_fields), "classes")
     other = "system" if here == "api" else "api"
     if name in _keys(other):
         return f'"{name}" belongs in "{other}"'

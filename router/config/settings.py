@@ -105,6 +105,10 @@ class Settings:
             return own
         return self.system.idle_timeout_sec if self.system.enable_idle_timeout else None
 
+    def exclusive_with(self, name: str) -> frozenset[str]:
+        """Canonical names of the models that this one says it excludes. Raises KeyError."""
+        return frozenset(self._names[other] for other in self.models[self._names[name]].exclusive_with)
+
 
 def with_absolute_paths(system: SystemConfig, folder: Path, cwd: Path) -> SystemConfig:
     """Written paths are relative to `folder`, defaults to `cwd`."""
@@ -141,7 +145,7 @@ def assemble(
     """
     problems = list(problems or ())
     catalog = build_catalog(models, system, folder, base_key, problems)
-    problems += [*_preload_problems(system, catalog), *_size_problems(api)]
+    problems += [*_preload_problems(system, catalog), *_exclusion_problems(catalog), *_size_problems(api)]
     if problems:
         raise ConfigError(str(source or "settings"), problems)
     return Settings(
@@ -168,6 +172,24 @@ def _preload_problems(system: SystemConfig, catalog: Catalog) -> list[Problem]:
         for n, name in enumerate(system.preload_models)
         if name != "*" and name not in catalog.names
     ]
+
+
+def _exclusion_problems(catalog: Catalog) -> list[Problem]:
+    known = list(catalog.names)
+    found = []
+    for name, model in catalog.models.items():
+        for n, other in enumerate(model.exclusive_with):
+            where = key_path(("models", name, "exclusive_with", n))
+            if other not in catalog.names:
+                found.append(Problem(where, f"no such model, got {shown(other)}", nearest(other, known, "models")))
+            elif catalog.names[other] == name:
+                found.append(Problem(where, f"a model cannot exclude itself, got {shown(other)}"))
+            elif model.pinned and (rival := catalog.models.get(catalog.names[other])) is not None and rival.pinned:
+                message = (
+                    f"both this model and {shown(other)} are pinned: the one that is loaded first shuts out the other"
+                )
+                found.append(Problem(where, message, "unpin one of them"))
+    return found
 
 
 def _size_problems(api: ApiConfig) -> list[Problem]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from router.core.forecast import expected_wait
 from router.core.lifecycle import Health
-from router.core.records import Model
-from router.core.types import Policy, Reject, RejectCode, Ticket
+from router.core.records import Model, State
+from router.core.types import Reject, RejectCode, Ticket
 
-# A full queue empties at the pace of generations; a waiter that ran out of time should not come back at once either.
-_RETRY_WHEN_FULL = 5.0
-_RETRY_AFTER_TIMEOUT = 10.0
+# Bounds of what a forecast may say in `Retry-After`, in seconds.
+_SOONEST, _LATEST = 1.0, 60.0
 # By then another process may listen in our place.
 RETRY_ELSEWHERE = 5.0
 SHUTTING_DOWN = "The router is shutting down."
 
 
-def refusal(model: Model, ticket: Ticket, policy: Policy, now: float, *, closing: bool) -> Reject | None:
+def refusal(state: State, model: Model, ticket: Ticket, now: float, *, closing: bool) -> Reject | None:
     """Why the ticket may not join the queue; None when it may. A model whose back-off is over may be tried again."""
+    if model.health is Health.AVAILABLE and not closing and len(model.queue) < state.policy.max_queue:
+        return None
 
     def reject(code: RejectCode, message: str, retry_after: float | None = None) -> Reject:
         return Reject(ticket.id, name, code, message, retry_after)
@@ -25,19 +27,22 @@ def refusal(model: Model, ticket: Ticket, policy: Policy, now: float, *, closing
         return reject(RejectCode.SHUTTING_DOWN, SHUTTING_DOWN, RETRY_ELSEWHERE)
     if model.health is Health.FAILED:
         return reject(RejectCode.FAILED, f"Model '{name}' has failed and waits for a reset: {model.reason}")
-    if ticket.again:
-        return None
-    if model.health is Health.BACKOFF and model.retry_at is not None and now < model.retry_at:
+    if not ticket.again and model.health is Health.BACKOFF and model.retry_at is not None and now < model.retry_at:
         message = f"Model '{name}' failed and will be tried again in a moment: {model.reason}"
         return reject(RejectCode.BACKING_OFF, message, model.retry_at - now)
-    if len(model.queue) >= policy.max_queue:
-        message = f"The queue of model '{name}' is full ({policy.max_queue} waiting)."
-        return reject(RejectCode.QUEUE_FULL, message, _RETRY_WHEN_FULL)
+    if not ticket.again and len(model.queue) >= state.policy.max_queue:
+        message = f"The queue of model '{name}' is full ({state.policy.max_queue} waiting)."
+        return reject(RejectCode.QUEUE_FULL, message, _bounded(expected_wait(state, model, 0, now)))
     return None
 
 
-def timed_out(model: Model, ticket: Ticket, now: float) -> Reject:
+def timed_out(state: State, model: Model, ticket: Ticket, now: float) -> Reject:
     """What a waiter is told at its deadline."""
     waited = now - ticket.arrived
     message = f"No slot of model '{ticket.model}' became free within {waited:.0f} s ({model.status} now)."
-    return Reject(ticket.id, ticket.model, RejectCode.TIMEOUT, message, _RETRY_AFTER_TIMEOUT)
+    retry_after = _bounded(expected_wait(state, model, len(model.queue), now))
+    return Reject(ticket.id, ticket.model, RejectCode.TIMEOUT, message, retry_after)
+
+
+def _bounded(seconds: float) -> float:
+    return min(_LATEST, max(_SOONEST, seconds))

@@ -23,7 +23,7 @@ class Fleet:
         replica = Replica(self._ids, model.spec.name, placement, model.spec.slots, created=now)
         self._state.replicas[replica.id] = replica
         self._state.ledger.book(replica.id, placement)
-        model.replica, model.reason = replica, ""
+        model.replica, model.reason, model.promised = replica, "", False
         self._out.touch(model)
 
     def start_reserved(self, now: float) -> None:
@@ -42,6 +42,20 @@ class Fleet:
             model = self._model(replica)
             if replica.state is ReplicaState.RESERVED and not model.queue and not model.want:
                 self.remove(replica)
+
+    def abandon(self, model: Model, now: float) -> None:
+        """Give up a load that nobody waits for any more, while more of it is to come than has been spent.
+
+        A load is given up once only: else a client that is less patient than the load is long, and tries again, would
+        never see its end.
+        """
+        replica = model.replica
+        if replica is None or replica.state is not ReplicaState.STARTING or replica.started is None:
+            return
+        if model.want or model.abandoned or now - replica.started > model.experience.load_seconds / 2:
+            return
+        model.abandoned = True
+        self.let_go(replica, "nobody waits for it any more")
 
     def let_go(self, replica: Replica, reason: str) -> None:
         """Lead a replica out of memory by the gentlest way its state allows."""

@@ -17,12 +17,19 @@ class Shortage:
     Attributes:
         missing: bytes short per device, on the option that lacks least; all of them > 0.
         never: it is more than the devices may ever give, so that no eviction helps.
-        message: the arithmetic in MiB, for people.
+        option, room, capacity: the bytes of that option, what there is of them now, and what there can be.
     """
 
     missing: Mapping[DeviceId, int]
     never: bool
-    message: str
+    option: Mapping[DeviceId, int]
+    room: Mapping[DeviceId, int]
+    capacity: Mapping[DeviceId, int]
+
+    @property
+    def message(self) -> str:
+        """The arithmetic in MiB, for people."""
+        return _arithmetic(self.option, self.room, self.capacity, never=self.never)
 
 
 def place(need: Need, free: Mapping[DeviceId, int], capacity: Mapping[DeviceId, int]) -> Placement | Shortage:
@@ -38,13 +45,14 @@ def place(need: Need, free: Mapping[DeviceId, int], capacity: Mapping[DeviceId, 
     """
     options = [_with_host(need, gpus) for gpus in _gpu_options(need.gpu, capacity)]
     room = {device: min(free.get(device, 0), limit) for device, limit in capacity.items()}
-    options.sort(key=lambda option: sum(room[device] for device in option if device != HOST))  # the tightest first
+    if len(options) > 1:
+        options.sort(key=lambda option: sum(room[device] for device in option if device != HOST))  # the tightest first
     best = min(options, key=lambda option: sum(_missing(option, room).values()))
     missing = _missing(best, room)
     if not missing:
         return Placement(bytes=best, reserve=need.reserve)
     never = bool(_missing(best, capacity))  # all options are alike in this: they differ in which GPU, never in how much
-    return Shortage(missing=missing, never=never, message=_arithmetic(best, room, capacity, never=never))
+    return Shortage(missing, never, best, room, capacity)
 
 
 def _gpu_options(size: int, capacity: Mapping[DeviceId, int]) -> list[dict[DeviceId, int]]:
@@ -77,8 +85,7 @@ def _with_host(need: Need, gpus: Mapping[DeviceId, int]) -> dict[DeviceId, int]:
 
 
 def _missing(option: Mapping[DeviceId, int], room: Mapping[DeviceId, int]) -> dict[DeviceId, int]:
-    short = {device: size - room.get(device, 0) for device, size in option.items()}
-    return {device: size for device, size in short.items() if size > 0}
+    return {device: short for device, size in option.items() if (short := size - room.get(device, 0)) > 0}
 
 
 def _arithmetic(

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from router.core.eviction import choose_victims
 from router.core.lifecycle import LEAVING, ReplicaState
-from router.core.placement import Shortage, place
+from router.core.placement import Shortage
 from router.core.records import Model, Replica, State, Want
-from router.core.types import DeviceId, Placement
+from router.core.room import Room, beside_pinned
+from router.core.types import DeviceId, Placement, Priority
+
+# What a waiting request of each class is worth when it is chosen whom to load next.
+_WEIGHTS = {Priority.HIGH: 4.0, Priority.NORMAL: 1.0, Priority.LOW: 0.25}
+_SHORTEST_SEC = 1e-3
 
 
 @dataclass(slots=True)
@@ -34,64 +40,19 @@ class Plan:
     wake: float | None = None
 
     def wake_by(self, at: float) -> None:
+        if at == math.inf:
+            return
         self.wake = at if self.wake is None else min(self.wake, at)
-
-
-class _Room:
-    """Memory and places that are free, and those that will be once the leaving replicas are gone."""
-
-    def __init__(self, state: State, leaving: Iterable[Replica]) -> None:
-        self._ledger = state.ledger
-        self.capacity = state.ledger.capacity()
-        self.free = state.ledger.available()
-        self.places = state.policy.max_models - len(state.replicas)
-        self.coming = dict.fromkeys(self.free, 0)
-        self.coming_places = 0
-        for replica in leaving:
-            self.expect(replica)
-
-    def expect(self, replica: Replica) -> None:
-        """Count on this replica's memory and place."""
-        for device, amount in self._ledger.booked(replica.id).items():
-            self.coming[device] += amount
-        self.coming_places += 1
-
-    def take(self, placement: Placement) -> None:
-        """Set aside what a model needs, so that a later one cannot have it; may go below zero."""
-        for device, amount in placement.bytes.items():
-            self.free[device] -= amount
-        self.places -= 1
-
-    def fit_now(self, model: Model) -> Placement | Shortage | None:
-        """Where the model fits at once; None when only the places are taken."""
-        found = place(model.need, self.free, self.capacity)
-        return found if self.places > 0 or isinstance(found, Shortage) else None
-
-    def fit_later(self, model: Model, without: Sequence[Replica] = ()) -> Placement | None:
-        """Where the model fits once all that is leaving, and these others, are gone."""
-        if self.places + self.coming_places + len(without) <= 0:
-            return None
-        return self._fit(model, without)
-
-    def fit_in_the_end(self, model: Model, residents: Sequence[Replica]) -> Placement | None:
-        """Where the model would go if all residents left."""
-        return self._fit(model, residents)
-
-    def _fit(self, model: Model, without: Sequence[Replica]) -> Placement | None:
-        free: dict[DeviceId, int] = {device: amount + self.coming[device] for device, amount in self.free.items()}
-        for replica in without:
-            for device, amount in self._ledger.booked(replica.id).items():
-                free[device] += amount
-        found = place(model.need, free, self.capacity)
-        return found if isinstance(found, Placement) else None
 
 
 def plan(state: State, now: float) -> Plan:
     """Decide on loads and evictions.
 
-    Hungry models are taken in the order of their virtual deadlines. One that fits is reserved. One that does not gets
-    the memory that is coming free; failing that, idle replicas make room at once, and busy ones only once its deadline
-    has passed and they have had their minimum residency. Whatever is set aside for it is out of reach of those behind.
+    Hungry models are taken in turn: those whose claim has fallen due in that order, then the others by how much
+    waiting work there is for a second of loading and serving them. One that fits is reserved. One that does not gets
+    the memory that is coming free; failing that, idle replicas make room at once, or when they have lingered for long
+    enough, and busy ones only once its deadline has passed and they have had their residency. Whatever is set aside
+    for it is out of reach of those behind.
     """
     result = Plan()
     leaving = [replica for replica in state.replicas.values() if replica.state in LEAVING]
@@ -99,11 +60,34 @@ def plan(state: State, now: float) -> Plan:
         if _may_return(state, replica):
             result.revived.append(replica)
             leaving.remove(replica)
-    room = _Room(state, leaving)
-    hungry = sorted((m for m in state.models.values() if m.is_hungry), key=lambda m: (m.urgency(), -m.want))
-    for model in hungry:
+    room = Room(state, leaving)
+    for model in sorted((m for m in state.models.values() if m.is_hungry), key=lambda m: _turn(state, m, now)):
         _plan_one(state, model, room, result, now)
     return result
+
+
+def _turn(state: State, model: Model, now: float) -> tuple[float, ...]:
+    """Sorts hungry models: the overdue ones by their claims, then those another makes room for, then the densest.
+
+    Without the promise a model that has just gone for another could be back before it, all for nothing.
+    """
+    urgency = model.urgency()
+    if urgency <= now:
+        return (0, urgency, model.yielded)
+    return (1 if model.promised else 2, -_density(state, model), urgency, -model.want)
+
+
+def _density(state: State, model: Model) -> float:
+    """Weighted requests that wait, per second that loading the model and serving them takes."""
+    if not model.queue:
+        return 0.0
+    serving = len(model.queue) * state.service_seconds(model) / model.spec.slots
+    return _weight(model) / max(_SHORTEST_SEC, state.load_seconds(model) + serving)
+
+
+def _weight(model: Model) -> float:
+    """What its waiters count together."""
+    return sum(_WEIGHTS[priority] * count for priority, count in model.queue.by_priority().items())
 
 
 def _may_return(state: State, replica: Replica) -> bool:
@@ -112,27 +96,28 @@ def _may_return(state: State, replica: Replica) -> bool:
     return not state.models[replica.makes_room_for].is_hungry
 
 
-def _plan_one(state: State, model: Model, room: _Room, result: Plan, now: float) -> None:
+def _plan_one(state: State, model: Model, room: Room, result: Plan, now: float) -> None:
     found = room.fit_now(model)
     if isinstance(found, Shortage) and found.never:
         result.impossible.append((model, found.message))
     elif isinstance(found, Placement):
-        room.take(found)
+        room.take(model, found)
         result.reservations.append((model, found))
     elif (later := room.fit_later(model)) is not None:
-        room.take(later)
+        room.take(model, later)
     elif not model.queue and model.want is not Want.OPERATOR:
         result.dropped.append(model)
+    elif (message := beside_pinned(state, model)) is not None:
+        result.impossible.append((model, message))
     else:
         _make_room(state, model, room, result, now)
 
 
-def _make_room(state: State, model: Model, room: _Room, result: Plan, now: float) -> None:
+def _make_room(state: State, model: Model, room: Room, result: Plan, now: float) -> None:
     chosen = _ids(result.victims)
-    idle, busy = _candidates(state, model, result, now)
-    candidates = [replica for replica in (*idle, *busy) if replica.id not in chosen]
+    candidates = [replica for replica in _candidates(state, model, result, now) if replica.id not in chosen]
     victims = choose_victims(candidates, lambda taken: room.fit_later(model, taken) is not None)
-    if victims is None and model.urgency() > now:
+    if victims is None and (model.urgency() > now or room.is_barred(model, candidates)):
         return
     # One whose deadline has passed takes what it can get now and keeps it from those behind: else each piece that
     # comes free would go to a smaller model, and a large one would never find all of its pieces free at once.
@@ -142,33 +127,55 @@ def _make_room(state: State, model: Model, room: _Room, result: Plan, now: float
     staying = [r for r in state.replicas.values() if r.state not in LEAVING and r.id not in _ids(result.victims)]
     later = room.fit_later(model) or room.fit_in_the_end(model, staying)
     if later is not None:
-        room.take(later)
+        room.take(model, later)
 
 
 def _ids(victims: Iterable[tuple[Replica, str]]) -> set[int]:
     return {replica.id for replica, _ in victims}
 
 
-def _candidates(state: State, model: Model, result: Plan, now: float) -> tuple[list[Replica], list[Replica]]:
-    """Replicas that may make room: idle ones, least recently used first; busy ones, the least urgent first."""
-    idle: list[Replica] = []
-    busy: list[tuple[float, Replica]] = []
+def _candidates(state: State, model: Model, result: Plan, now: float) -> list[Replica]:
+    """Replicas that may make room for this model: first the idle ones, then the busy ones, the least worth first."""
+    idle: list[Model] = []
+    busy: list[Model] = []
     urgency = model.urgency()
+    waiting = sum(_weight(hungry) for hungry in state.models.values() if hungry.is_hungry)
     for other in state.models.values():
         replica = other.replica
-        if replica is None or replica.state is not ReplicaState.READY or replica.ready is None:
+        if replica is None or replica.state is not ReplicaState.READY or replica.ready is None or other.spec.pinned:
             continue
-        if other.is_idle:
-            idle.append(replica)
+        due = max(urgency, replica.ready + _turn_length(state, other, now))
+        until = min(due, other.experience.lingers_until(waiting)) if other.is_idle else due
+        if now < until:
+            result.wake_by(until)
+        elif other.is_idle:
+            idle.append(other)
         else:
-            due = max(urgency, replica.ready + state.policy.min_residency)
-            if now < due < math.inf:
-                result.wake_by(due)
-            elif due <= now and urgency < other.urgency():
-                busy.append((other.urgency(), replica))
-    idle.sort(key=lambda replica: replica.last_used)
-    busy.sort(key=lambda entry: (-entry[0], entry[1].last_used))
-    return idle, [replica for _, replica in busy]
+            busy.append(other)
+    by_worth = partial(_worth, state, now)
+    return [other.replica for kind in (idle, busy) for other in sorted(kind, key=by_worth) if other.replica is not None]
+
+
+def _turn_length(state: State, model: Model, now: float) -> float:
+    """Seconds after it became ready for which a model that has work need not yield to a claim that is due.
+
+    Its residency; and up to a load more for a short line that is not low priority: to come back for it takes longer.
+    """
+    residency, load = state.residency(model), state.load_seconds(model)
+    key = model.queue.head_key()
+    if key is None or key > now + state.policy.priority_offsets[Priority.NORMAL]:
+        return residency
+    line = len(model.queue) * state.service_seconds(model) / model.spec.slots
+    return residency + load if line <= load else residency
+
+
+def _worth(state: State, now: float, model: Model) -> tuple[float, float]:
+    """What is lost when the model goes, per byte that is won: expected demand x the cost of loading it again."""
+    if model.replica is None:
+        return (0.0, 0.0)
+    seen = model.experience
+    size = sum(state.ledger.booked(model.replica.id).values())
+    return (seen.demand(now) * seen.load_seconds * model.spec.evict_cost / max(1, size), model.replica.last_used)
 
 
 def startable(state: State, now: float) -> tuple[list[Replica], float | None]:

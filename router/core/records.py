@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from statistics import fmean
 
+from router.core.experience import Average, Experience
 from router.core.failures import FailureRecord
 from router.core.ledger import Ledger
 from router.core.lifecycle import HEALTH_TRANSITIONS, REPLICA_TRANSITIONS, Health, ReplicaState, outward, step
 from router.core.queue import TicketQueue
 from router.core.types import LeaseId, ModelSpec, Need, Placement, Policy, ReplicaId, Status
+
+_SHORTEST_RESIDENCY = 1.0
+_LONGEST_RESIDENCY = 30.0
 
 
 class Want(IntEnum):
@@ -24,7 +30,11 @@ class Want(IntEnum):
 
 @dataclass(slots=True)
 class Replica:
-    """One incarnation of a model."""
+    """One incarnation of a model.
+
+    Attributes:
+        leases: what runs on it, each with the time of its grant.
+    """
 
     id: ReplicaId
     model: str
@@ -32,7 +42,7 @@ class Replica:
     slots: int
     created: float
     state: ReplicaState = ReplicaState.RESERVED
-    leases: set[LeaseId] = field(default_factory=set)
+    leases: dict[LeaseId, float] = field(default_factory=dict)
     started: float | None = None
     ready: float | None = None
     last_used: float = 0.0
@@ -49,12 +59,19 @@ class Replica:
 
 @dataclass(slots=True)
 class Model:
-    """One configured model."""
+    """One configured model.
+
+    Attributes:
+        abandoned: its last load was given up because nobody waited for it any more.
+        promised: another makes room for it, or did.
+        yielded: when it last made room for another while it had work.
+    """
 
     spec: ModelSpec
     queue: TicketQueue
     failures: FailureRecord
     need: Need
+    experience: Experience
     replica: Replica | None = None
     health: Health = Health.AVAILABLE
     want: Want = Want.NO
@@ -62,10 +79,14 @@ class Model:
     retry_at: float | None = None
     last_used: float | None = None
     restarts: int = 0
+    abandoned: bool = False
+    promised: bool = False
+    yielded: float = -math.inf
 
     @classmethod
     def of(cls, spec: ModelSpec, policy: Policy) -> Model:
-        return cls(spec, TicketQueue(policy.priority_offsets), FailureRecord(policy), spec.need)
+        queue, failures = TicketQueue(policy.priority_offsets), FailureRecord(policy)
+        return cls(spec, queue, failures, spec.need, Experience(spec.need.total))
 
     def to(self, health: Health) -> None:
         self.health = step(HEALTH_TRANSITIONS, self.health, health)
@@ -79,8 +100,9 @@ class Model:
     @property
     def is_hungry(self) -> bool:
         """It should be in memory and is not even on its way."""
-        wanted = bool(self.queue) or self.want is not Want.NO
-        return self.replica is None and self.health is Health.AVAILABLE and wanted
+        if self.replica is not None or self.health is not Health.AVAILABLE:
+            return False
+        return self.want is not Want.NO or bool(self.queue)
 
     @property
     def is_idle(self) -> bool:
@@ -106,7 +128,7 @@ class Model:
 
     def idle_deadline(self) -> float:
         """When it will have been idle for too long; infinite when it is not idle or may idle for ever."""
-        if self.spec.idle_timeout is None or self.replica is None or not self.is_idle:
+        if self.spec.idle_timeout is None or self.spec.pinned or self.replica is None or not self.is_idle:
             return math.inf
         return self.replica.last_used + self.spec.idle_timeout
 
@@ -117,19 +139,49 @@ class Model:
         return self.retry_at
 
     def urgency(self) -> float:
-        """Virtual deadline of its first waiter; infinite when nobody waits."""
+        """When its claim to memory falls due; infinite when nobody waits.
+
+        The virtual deadline of its first waiter, or when it last yielded with work, if that is later: whoever has had
+        its turn stands behind those who have not, however old its own backlog.
+        """
         key = self.queue.head_key()
-        return math.inf if key is None else key
+        return math.inf if key is None else max(key, self.yielded)
 
 
 @dataclass(slots=True)
 class State:
-    """Everything that a scheduling decision may look at."""
+    """Everything that a scheduling decision may look at.
+
+    Attributes:
+        rivals: for each model those that must not be in memory together with it.
+    """
 
     policy: Policy
     ledger: Ledger
     models: dict[str, Model]
     replicas: dict[ReplicaId, Replica] = field(default_factory=dict)
+    rivals: dict[str, frozenset[str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        excluded = {name: model.spec.exclusive_with for name, model in self.models.items()}
+        self.rivals = {
+            name: (own | {other for other, theirs in excluded.items() if name in theirs}) - {name}
+            for name, own in excluded.items()
+        }
+
+    def load_seconds(self, model: Model) -> float:
+        """How long this model's load takes: its own measure, else the mean of the others', else a guess."""
+        return _known(model, self.models.values(), lambda seen: seen.load) or model.experience.load_seconds
+
+    def service_seconds(self, model: Model) -> float:
+        """How long a request keeps a slot of this model, known in the same ways."""
+        return _known(model, self.models.values(), lambda seen: seen.service) or model.experience.service_seconds
+
+    def residency(self, model: Model) -> float:
+        """Seconds for which a replica of this model that has work is left alone after it became ready."""
+        if self.policy.min_residency is not None:
+            return self.policy.min_residency
+        return min(_LONGEST_RESIDENCY, max(_SHORTEST_RESIDENCY, 2 * model.experience.load_seconds))
 
     def has_open_questions(self) -> bool:
         """Whether planning could change anything: somebody wants memory, or a place in it is on the move."""
@@ -140,6 +192,15 @@ class State:
             for replica in self.replicas.values()
         )
 
-    def somebody_is_overdue(self, now: float) -> bool:
-        """Whether a model without a replica has a waiter whose virtual deadline has passed."""
-        return any(model.is_hungry and model.urgency() <= now for model in self.models.values())
+    def next_claim(self) -> float:
+        """When the first claim of a model without a replica falls due, or fell; infinite when there is none."""
+        return min((model.urgency() for model in self.models.values() if model.is_hungry), default=math.inf)
+
+
+def _known(model: Model, models: Iterable[Model], what: Callable[[Experience], Average]) -> float | None:
+    """The model's own measure, else the mean of all that have one, else None."""
+    own = what(model.experience).value
+    if own is not None:
+        return own
+    measured = [seconds for other in models if (seconds := what(other.experience).value) is not None]
+    return fmean(measured) if measured else None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
 from router.core.fleet import Fleet
+from router.core.forecast import expected_wait
 from router.core.learning import observed_need
 from router.core.ledger import Ledger
 from router.core.lifecycle import LEAVING, Health, ReplicaState
@@ -26,6 +27,7 @@ from router.core.types import (
     Evicted,
     Grant,
     LeaseId,
+    LinePlace,
     ModelSpec,
     ModelView,
     Policy,
@@ -52,6 +54,7 @@ class Scheduler:
         self._expiries: LazyHeap[Ticket] = LazyHeap()
         self._lease_ids = 0
         self._closing = False
+        self._next_claim = math.inf  # of the models that are hungry since the last plan
         self._out = Outbox()
         self._fleet = Fleet(self._state, self._out)
 
@@ -62,20 +65,27 @@ class Scheduler:
         model = self._models[ticket.model]
         replica = model.replica
         if replica is not None and replica.has_free_slot and not model.queue and not self._closing:
-            self._grant(replica, ticket, now)
+            if not ticket.again:
+                model.experience.arrived(now)
+            self._grant(model, replica, ticket, now)
             return self._out.flush()
-        refused = refusal(model, ticket, self._policy, now, closing=self._closing)
+        refused = refusal(self._state, model, ticket, now, closing=self._closing)
         if refused is not None:
             self._out.add(refused)
             return self._out.flush()
+        if not ticket.again:
+            model.experience.arrived(now)
         if model.health is Health.BACKOFF and (model.retry_at is None or model.retry_at <= now):
             self._recover(model)
-        model.queue.push(ticket)
+        if not model.queue:
+            model.promised = False
+        model.queue.enter(ticket)
         self._expiries.push(ticket.deadline, ticket.id, ticket)
-        if model.is_hungry:
+        if model.is_hungry or model.health is Health.BACKOFF:
             self._out.touch(model)
-            self._replan(now)
-        self._wake(now)
+            return self._conclude(now)
+        if self._expiries.is_first(ticket.id):
+            self._out.add(WakeAt(ticket.deadline))
         return self._out.flush()
 
     def cancel(self, ticket: TicketId, now: float) -> list[Command]:
@@ -86,27 +96,25 @@ class Scheduler:
             model.queue.discard(ticket)
             if not model.queue:
                 self._out.touch(model)
+                self._fleet.abandon(model, now)
                 self._replan(now)
         return self._out.flush()
-
-    def position(self, ticket: TicketId) -> int:
-        """A waiter's place in its model's queue, 1 = next; 0 when it does not wait."""
-        found = self._expiries.get(ticket)
-        return 0 if found is None else self._models[found.model].queue.position(found)
 
     def end(self, lease: LeaseId, now: float) -> list[Command]:
         """A lease is over and its slot is idle; unknown leases (of dead replicas) are ignored."""
         replica = self._leases.pop(lease, None)
         if replica is None:
             return []
-        replica.leases.discard(lease)
         model = self._models[replica.model]
+        model.experience.service.note(now - replica.leases.pop(lease))
         replica.last_used = model.last_used = now
         if model.queue:
             self._serve(model, now)
+        elif not replica.leases:
+            model.experience.returns.ran_dry(now)
         if replica.state is ReplicaState.DRAINING and not replica.leases:
             self._fleet.stop(replica, force=False)
-        elif model.is_idle or self._state.somebody_is_overdue(now):
+        elif model.is_idle or self._next_claim <= now:
             return self._conclude(now)  # it may have to make room
         return self._out.flush()
 
@@ -136,6 +144,9 @@ class Scheduler:
         model = self._models[replica.model]
         model.want = Want.NO
         model.reason = ""
+        model.abandoned = False
+        if replica.started is not None:
+            model.experience.load.note(now - replica.started)
         self._ledger.settle(replica_id)
         self._learn(model, replica)
         self._out.touch(model)
@@ -251,7 +262,16 @@ class Scheduler:
         return self._conclude(now)
 
     def view(self, name: str, now: float) -> ModelView:
-        return model_view(self._models[name], self._ledger, now)
+        return model_view(self._state, self._models[name], now)
+
+    def place(self, ticket: TicketId, now: float) -> LinePlace | None:
+        """Where a waiter stands in its model's line; None when it does not wait. Looks at the whole line."""
+        found = self._expiries.get(ticket)
+        if found is None:
+            return None
+        model = self._models[found.model]
+        ahead = model.queue.position(ticket) or 0
+        return LinePlace(ahead, expected_wait(self._state, model, ahead, now))
 
     def devices(self) -> tuple[DeviceView, ...]:
         return self._ledger.views()
@@ -262,20 +282,21 @@ class Scheduler:
         return self._replicas
 
     def _serve(self, model: Model, now: float) -> None:
+        """Grant waiters the free slots of their model's replica."""
         replica = model.replica
-        while replica is not None and replica.has_free_slot:
+        if replica is None or replica.state is not ReplicaState.READY:
+            return
+        for _ in range(replica.slots - len(replica.leases)):
             ticket = model.queue.pop()
             if ticket is None:
                 return
             self._expiries.discard(ticket.id)
-            self._grant(replica, ticket, now)
+            self._grant(model, replica, ticket, now)
 
-    def _grant(self, replica: Replica, ticket: Ticket, now: float) -> None:
-        self._lease_ids += 1
-        lease = self._lease_ids
-        replica.leases.add(lease)
-        replica.last_used = now
-        self._models[replica.model].last_used = now
+    def _grant(self, model: Model, replica: Replica, ticket: Ticket, now: float) -> None:
+        self._lease_ids = lease = self._lease_ids + 1
+        replica.leases[lease] = now
+        replica.last_used = model.last_used = now
         self._leases[lease] = replica
         self._out.add(Grant(ticket.id, lease, replica.id, replica.model))
 
@@ -283,7 +304,7 @@ class Scheduler:
         model = self._models[ticket.model]
         self._expiries.discard(ticket.id)
         model.queue.discard(ticket.id)
-        self._out.add(timed_out(model, ticket, now))
+        self._out.add(timed_out(self._state, model, ticket, now))
         self._out.touch(model)
 
     def _reject_waiters(self, model: Model, code: RejectCode, message: str, retry_after: float | None = None) -> None:
@@ -294,6 +315,7 @@ class Scheduler:
     # -- decisions on replicas ---------------------------------------------------------------------------------------
 
     def _replan(self, now: float) -> None:
+        self._next_claim = math.inf
         if self._closing or not self._state.has_open_questions():
             return
         self._fleet.drop_unwanted()
@@ -311,15 +333,21 @@ class Scheduler:
             self._fleet.reserve(model, placement, now)
         for replica, for_model in decided.victims:
             self._out.add(Evicted(replica.model, for_model))
+            if not self._models[replica.model].is_idle:
+                self._models[replica.model].yielded = now
             replica.makes_room_for = for_model
+            self._models[for_model].promised = True
             self._fleet.let_go(replica, f"makes room for {for_model}")
         if decided.wake is not None:
             self._out.add(WakeAt(decided.wake))
         self._fleet.start_reserved(now)
+        self._next_claim = self._state.next_claim()
 
     def _revive(self, replica: Replica, now: float) -> None:
         self._fleet.revive(replica)
-        self._serve(self._models[replica.model], now)
+        model = self._models[replica.model]
+        model.yielded = -math.inf
+        self._serve(model, now)
 
     def _learn(self, model: Model, replica: Replica) -> None:
         if replica.ready is not None:

@@ -41,6 +41,16 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
+class Obstacle(StrEnum):
+    """Why the first of a model's waiters waits."""
+
+    LOADING = "the model is loading"
+    SLOT = "no slot is free"
+    DRAINING = "another model is making room"
+    MEMORY = "there is no room in memory"
+    FAILURE = "the model has failed and will be tried again"
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """A memory that models live in.
@@ -112,12 +122,18 @@ class ModelSpec:
         slots: parallel sequences expected of a replica until it tells its own number.
         need: what to book for the first load.
         idle_timeout: seconds without work after which it is unloaded; None = never.
+        pinned: once in memory it stays: it neither makes room for others nor goes for being idle.
+        evict_cost: how much dearer than its measured load its eviction is to be taken; 1 = just as dear.
+        exclusive_with: models that must not be in memory together with it; it is enough if one of two names the other.
     """
 
     name: str
     slots: int
     need: Need
     idle_timeout: float | None = None
+    pinned: bool = False
+    evict_cost: float = 1.0
+    exclusive_with: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +250,10 @@ class ModelView:
         busy: slots with work of ours, abandoned work included.
         queued: waiters by class.
         oldest_wait: seconds the longest waiter has waited.
+        head_deadline: when the first waiter's claim falls due, or fell.
+        obstacle: why it waits.
+        expected_wait: seconds that one more request would probably wait.
+        load_seconds, service_seconds: what its loads and its requests take, as far as that was seen.
         booked, seen: bytes per device; `estimate` is what would be booked for the next load.
         retry_at: when a model that failed will be tried again.
     """
@@ -254,10 +274,28 @@ class ModelView:
     booked: Mapping[DeviceId, int]
     seen: Mapping[DeviceId, int]
     estimate: Need
+    head_deadline: float | None = None
+    obstacle: Obstacle | None = None
+    expected_wait: float = 0.0
+    load_seconds: float | None = None
+    service_seconds: float | None = None
 
     @property
     def queue_depth(self) -> int:
         return sum(self.queued.values())
+
+
+@dataclass(frozen=True, slots=True)
+class LinePlace:
+    """Where a waiter stands: how many before it, and how many seconds it will probably still wait."""
+
+    ahead: int
+    expected_wait: float
+
+    @property
+    def position(self) -> int:
+        """1 = next."""
+        return self.ahead + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +322,8 @@ class Policy:
 
     Attributes:
         priority_offsets: seconds added to a ticket's arrival to give its fixed virtual deadline.
-        min_residency: seconds a replica that has work is left alone after it became ready.
+        min_residency: seconds a replica that has work is left alone after it became ready; None = twice what its model
+            takes to load, within 1 to 30.
         restart_grace: a child that dies after this many seconds of READY restarts at once, uncounted.
         failure_limit, failure_window: so many failures within so many seconds make a model FAILED.
         backoff_base, backoff_cap: first and longest pause after a failure; doubles in between.
@@ -296,7 +335,7 @@ class Policy:
     priority_offsets: Mapping[Priority, float] = field(
         default_factory=lambda: {Priority.HIGH: 0.0, Priority.NORMAL: 10.0, Priority.LOW: 60.0}
     )
-    min_residency: float = 5.0
+    min_residency: float | None = None
     restart_grace: float = 10.0
     failure_limit: int = 5
     failure_window: float = 600.0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from router.core.ledger import Ledger
+from router.core.forecast import expected_wait, obstacle
 from router.core.lifecycle import ReplicaState
-from router.core.records import Model
+from router.core.records import Model, State
 from router.core.types import ModelView
 
 
-def model_view(model: Model, ledger: Ledger, now: float) -> ModelView:
+def model_view(state: State, model: Model, now: float) -> ModelView:
     """Describe a model as it is at `now`."""
-    replica = model.replica
+    replica, ledger = model.replica, state.ledger
     oldest = model.queue.oldest_arrival()
     own = "waits for room" if model.is_hungry else model.reason
     loading = replica is not None and replica.state in (ReplicaState.RESERVED, ReplicaState.STARTING)
@@ -31,4 +31,9 @@ def model_view(model: Model, ledger: Ledger, now: float) -> ModelView:
         booked={} if replica is None else dict(ledger.booked(replica.id)),
         seen={} if replica is None else dict(ledger.seen(replica.id)),
         estimate=model.need,
+        head_deadline=model.urgency() if model.queue else None,
+        obstacle=obstacle(state, model),
+        expected_wait=expected_wait(state, model, len(model.queue), now),
+        load_seconds=model.experience.load.value,
+        service_seconds=model.experience.service.value,
     )

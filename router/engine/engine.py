@@ -21,6 +21,7 @@ from router.core.types import (
     DeviceView,
     Evicted,
     Grant,
+    LinePlace,
     ModelSpec,
     ModelView,
     Policy,
@@ -166,8 +167,9 @@ class Engine:
         self._apply(self._scheduler.submit(ticket, self.clock()))
         return await self._waiting.answer(ticket.id)
 
-    def position(self, ticket: TicketId) -> int:
-        return self._scheduler.position(ticket)
+    def place(self, ticket: TicketId) -> LinePlace | None:
+        """Where a ticket stands (`engine.turn.Desk`)."""
+        return self._scheduler.place(ticket, self.clock())
 
     # -- operators ---------------------------------------------------------------------------------------------------
 

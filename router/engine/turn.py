@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from router.core.types import Priority, Ticket, TicketId
+from router.core.types import LinePlace, Priority, Ticket, TicketId
 from router.engine.lease import Lease
 
 
@@ -15,8 +15,8 @@ class Desk(Protocol):
     async def wait(self, ticket: Ticket) -> Lease:
         """The lease, without a suspension if a slot is free. Raises RouterError."""
 
-    def position(self, ticket: TicketId) -> int:
-        """A waiting ticket's place, 1 = next; 0 when it does not wait."""
+    def place(self, ticket: TicketId) -> LinePlace | None:
+        """Where a waiting ticket stands; None when it does not wait."""
 
 
 class Turn:
@@ -54,6 +54,6 @@ class Turn:
             Ticket(ticket, self._model, self._priority, self._arrived, self._deadline, again=again)
         )
 
-    def position(self) -> int:
-        """Its place in the queue, 1 = next; 0 when it does not wait."""
-        return 0 if self._ticket is None else self._desk.position(self._ticket)
+    def place(self) -> LinePlace | None:
+        """Where it stands in the queue; None when it does not wait."""
+        return None if self._ticket is None else self._desk.place(self._ticket)

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from itertools import count
 
-from router.core.types import DeviceView, ModelView, Need, Priority, Status
+from router.core.types import DeviceView, LinePlace, ModelView, Need, Priority, Status
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
 from router.errors import RouterError
@@ -165,6 +165,6 @@ class FakeTurn:
             self._engine.queue.remove(self)
         return self._engine.grant(self._model, self._priority)
 
-    def position(self) -> int:
+    def place(self) -> LinePlace | None:
         queue = self._engine.queue
-        return queue.index(self) + 1 if self in queue else 0
+        return LinePlace(queue.index(self), 0.0) if self in queue else None

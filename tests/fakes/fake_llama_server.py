@@ -8,7 +8,7 @@ client that leaves frees its slot. SIGTERM ends it with code 0 once loaded, by t
 Misbehaviour comes from flags (they may stand among a model's `flags`) or from the environment: `--ready-after 2` is
 `FAKE_READY_AFTER=2`, a switch is set by `=1`. Text for the log goes to stderr.
 
-    --ready-after S          load for S seconds            --never-ready           load for ever
+    --ready-after S          ready S seconds after start   --never-ready           load for ever
     --exit-code N            end with N while loading      --exit-message TEXT     ... saying this on stderr
     --exit-after S           exit S seconds after ready    --lose-port             say the port is taken, and end
     --ignore-term            ignore SIGTERM                --fork-grandchild       `sleep` in the same process group
@@ -139,7 +139,7 @@ class FakeServer:
             say(f"grandchild {grandchild.pid}")
         if options.never_ready:
             await asyncio.Event().wait()
-        await asyncio.sleep(options.ready_after)
+        await asyncio.sleep(options.ready_after - age())
         if options.exit_code is not None and not options.exit_after:
             say(options.exit_message or "llama_model_load: error loading model: fake trouble")
             say("main: exiting due to model loading error")
@@ -394,6 +394,16 @@ def describe_process() -> dict[str, Any]:
         "cwd": os.getcwd(),  # noqa: PTH109
         "stdin": os.read(0, 1).decode() or "end of file",
     }
+
+
+def age() -> float:
+    """Seconds since this process was started, the interpreter's start included; 0 where that cannot be told."""
+    try:
+        with open("/proc/self/stat", encoding="ascii") as stat, open("/proc/uptime", encoding="ascii") as uptime:  # noqa: PTH123
+            began = int(stat.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+            return float(uptime.read().split()[0]) - began
+    except OSError:
+        return 0.0
 
 
 def say(line: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ MODELS = [
     gpu_model("c", 9),
     gpu_model("d", 10, slots=3),
     cpu_model("huge", 99),
+    replace(cpu_model("pinned", 1), pinned=True, exclusive_with=frozenset("b")),
 ]
 NAMES = [spec.name for spec in MODELS]
 names = st.sampled_from(NAMES)
@@ -27,6 +29,9 @@ OTHERS = {"host": 2 * GIB, "gpu:0": 5 * GIB, "gpu:1": 0}
 
 
 class RouterMachine(RuleBasedStateMachine):
+    # Why a pinned model may be stopped.
+    WORDS = ("ejected", "nobody waits for it any more")
+
     def __init__(self) -> None:
         super().__init__()
         self.drive = Drive(MODELS, devices=[host(8), gpu(0), gpu(1, 11)], policy=Policy(max_models=2, max_queue=5))
@@ -145,6 +150,15 @@ class RouterMachine(RuleBasedStateMachine):
         replicas = self.drive.scheduler.replicas.values()
         assert len(replicas) <= 2
         assert all(count == 1 for count in Counter(replica.model for replica in replicas).values())
+
+    @invariant()
+    def those_that_exclude_each_other_are_not_in_memory_together(self) -> None:
+        assert not {"pinned", "b"} <= {replica.model for replica in self.drive.scheduler.replicas.values()}
+
+    @invariant()
+    def a_pinned_one_goes_only_when_an_operator_says_so(self) -> None:
+        assert all(evicted.model != "pinned" for evicted in self.drive.evicted)
+        assert all(stop.reason in self.WORDS for stop in self.drive.stopped if stop.model == "pinned")
 
     @invariant()
     def slots_are_not_oversubscribed(self) -> None:

@@ -80,6 +80,11 @@ class Drive:
     def end(self, ticket: TicketId) -> None:
         self.take(self.scheduler.end(self.lease(ticket), self.now))
 
+    def positions(self, *tickets: TicketId) -> list[int]:
+        """1 = next, 0 = does not wait."""
+        places = (self.scheduler.place(ticket, self.now) for ticket in tickets)
+        return [0 if place is None else place.position for place in places]
+
     def lease(self, ticket: TicketId) -> LeaseId:
         return self.granted[ticket].lease
 

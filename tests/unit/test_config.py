@@ -192,6 +192,26 @@ def test_all_mistakes_are_reported_at_once(folder: Path) -> None:
         ({"system": {"preload_models": ["b"]}}, "system.preload_models[0]", 'no such model, got "b"', "models: a"),
         ({"system": {"base_models_path": "none"}}, "system.base_models_path", "expected a folder, got", "create it"),
         ({"system": {"discover_models": True}}, "system.discover_models", "needs a folder", "BASE_MODELS_PATH"),
+        ({"system": {"min_residency_sec": -1}}, "system.min_residency_sec", "expected 0 or more, got -1", ""),
+        (
+            {"system": {"priority_offsets_sec": {"hihg": 1}}},
+            "system.priority_offsets_sec.hihg",
+            "unknown key, got 1",
+            'did you mean "high"?',
+        ),
+        (
+            {"system": {"priority_offsets_sec": {"low": 5}}},
+            "system.priority_offsets_sec",
+            "expected high <= normal <= low, got high 0, normal 10, low 5",
+            "a more urgent class",
+        ),
+        (
+            {"system": {"priority_offsets_sec": {"low": "1e999"}}},
+            "system.priority_offsets_sec.low",
+            "expected a number",
+            "",
+        ),
+        ({"system": {"priority_offsets_sec": 10}}, "system.priority_offsets_sec", "expected an object, got 10", ""),
         ({"api": {"max_body_mb": 2048}}, "api.max_buffered_mb", "expected at least max_body_mb (2048), got 1024", ""),
     ],
 )
@@ -371,6 +391,42 @@ def test_what_is_loaded_at_start(folder: Path) -> None:
     assert load(folder, {"models": models}).preload == ("b",)
     assert load(folder, {"models": models, "system": {"preload_models": ["c-alias", "b"]}}).preload == ("c", "b")
     assert load(folder, {"models": models, "system": {"preload_models": ["*"]}}).preload == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "path", "message"),
+    [
+        ({"evict_cost": -1}, {}, "models.a.evict_cost", "expected 0 or more"),
+        ({"pinned": 1}, {}, "models.a.pinned", "expected true or false"),
+        ({"exclusive_with": "b"}, {}, "models.a.exclusive_with", "expected a list"),
+        ({"exclusive_with": ["c"]}, {}, "models.a.exclusive_with[0]", 'no such model, got "c"'),
+        ({"exclusive_with": ["a-alias"]}, {}, "models.a.exclusive_with[0]", "a model cannot exclude itself"),
+        ({"exclusive_with": ["b"], "pinned": True}, {"pinned": True}, "models.a.exclusive_with[0]", "both this model"),
+    ],
+)
+def test_what_a_model_may_say_of_others(
+    folder: Path, first: dict[str, Any], second: dict[str, Any], path: str, message: str
+) -> None:
+    models = {
+        name: {"model_path": "models/a.gguf", "aliases": [f"{name}-alias"], **more}
+        for name, more in (("a", first), ("b", second))
+    }
+    found = only(problems(folder, {"models": models}))
+    assert found.path == path
+    assert found.message.startswith(message)
+
+
+def test_what_a_model_excludes_is_told_by_canonical_names(folder: Path) -> None:
+    models = {name: {"model_path": "models/a.gguf", "aliases": [f"{name}-alias"]} for name in "ab"}
+    models["a"]["exclusive_with"] = ["b-alias"]
+    settings = load(folder, {"models": models})
+    assert settings.exclusive_with("a-alias") == {"b"}
+    assert not settings.exclusive_with("b")
+
+
+def test_offsets_that_are_left_out_keep_their_defaults(folder: Path) -> None:
+    offsets = load(folder, ONE_MODEL | {"system": {"priority_offsets_sec": {"low": 120}}}).system.priority_offsets_sec
+    assert (offsets.high, offsets.normal, offsets.low) == (0, 10, 120)
 
 
 def test_idle_timeout_of_a_model(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -36,9 +37,14 @@ def default_as_documented(section: type[BaseModel], name: str) -> str:
         return "\N{EN DASH}"
     if isinstance(value, Path):
         value = str(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return f"`{json.dumps(value)}`"
+    if isinstance(value, BaseModel):
+        return f"`{json.dumps({key: readable(one) for key, one in value.model_dump().items()})}`"
+    return f"`{json.dumps(readable(value))}`"
+
+
+def readable(value: Any) -> Any:
+    """A whole number as people write it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @pytest.mark.parametrize(

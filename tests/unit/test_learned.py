@@ -9,7 +9,7 @@ import pytest
 
 from router.config import ModelConfig
 from router.core.ledger import Ledger
-from router.core.records import Model
+from router.core.records import Model, State
 from router.core.types import HOST, Device, DeviceKind, ModelSpec, ModelView, Need, Policy
 from router.core.view import model_view
 from router.inventory import Entry
@@ -33,7 +33,8 @@ def spec_of(entry: Entry) -> ModelSpec:
 
 def seen(entry: Entry, gpu: int, host: int) -> ModelView:
     model = Model.of(spec_of(entry), Policy())
-    return replace(model_view(model, Ledger([RAM]), 0.0), estimate=Need(gpu, host, 50, "observed"))
+    state = State(Policy(), Ledger([RAM]), {entry.name: model})
+    return replace(model_view(state, model, 0.0), estimate=Need(gpu, host, 50, "observed"))
 
 
 def need(entry: Entry, folder: Path, *devices: Device) -> Need:

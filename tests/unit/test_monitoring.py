@@ -38,7 +38,6 @@ class Rig:
 
     def views(self) -> tuple[ModelView, ...]:
         queued = dict.fromkeys(Priority, 0)
-        times = dict.fromkeys(("loading_since", "ready_since", "last_used", "retry_at"))
         return (
             ModelView(
                 name="qwen",
@@ -53,7 +52,10 @@ class Rig:
                 booked={},
                 seen={},
                 estimate=Need(gpu=0, host=1),
-                **times,
+                loading_since=None,
+                ready_since=None,
+                last_used=None,
+                retry_at=None,
             ),
         )
 

@@ -20,7 +20,7 @@ def test_a_full_queue_takes_back_who_was_in_it_already() -> None:
     assert drive.rejected[refused].code is RejectCode.QUEUE_FULL
     back(drive, 100, arrived=drive.now - 1)
     assert 100 not in drive.rejected
-    assert [drive.scheduler.position(ticket) for ticket in (100, waiting, refused)] == [1, 2, 0]
+    assert drive.positions(100, waiting, refused) == [1, 2, 0]
 
 
 def test_a_pause_is_neither_cut_short_nor_an_obstacle() -> None:
@@ -48,5 +48,15 @@ def test_places_follow_the_classes() -> None:
     drive = Drive([cpu_model("a")])
     running = drive.serve("a")
     low, normal, high = (drive.ask("a", priority) for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH))
-    places = [drive.scheduler.position(ticket) for ticket in (running, low, normal, high)]
-    assert places == [0, 3, 2, 1]
+    assert drive.positions(running, low, normal, high) == [0, 3, 2, 1]
+
+
+def test_a_pause_ends_also_for_one_who_comes_when_nobody_else_waits() -> None:
+    drive = Drive([cpu_model("a")], policy=Policy(backoff_base=10.0))
+    drive.serve("a")
+    drive.exit("a")
+    drive.eject("a")  # nobody wants it back
+    drive.sleep(5)
+    back(drive, 100, arrived=drive.now)
+    drive.sleep(5.1)
+    assert len(drive.started) == 2

@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 
 from router.core.types import Policy, Priority, Status
+from router.engine.turn import Turn
 from router.errors import ModelFailed, QueueTimeout
 from tests.fakes.launcher import FakeLauncher
 
 pytestmark = pytest.mark.anyio
+
+
+def positions(*turns: Turn) -> list[int]:
+    """1 = next, 0 = does not wait."""
+    return [0 if (place := turn.place()) is None else place.position for turn in turns]
 
 
 async def test_who_comes_back_stands_at_the_head_of_its_class(bench: Any) -> None:
@@ -21,12 +27,12 @@ async def test_who_comes_back_stands_at_the_head_of_its_class(bench: Any) -> Non
             later = [b.engine.turn("a", Priority.NORMAL) for _ in range(2)]
             waiting = [asyncio.create_task(other.lease()) for other in later]
             await b.until(lambda: b.engine.view("a").queue_depth == 2)
-            assert [turn.position(), *(other.position() for other in later)] == [0, 1, 2]
+            assert positions(turn, *later) == [0, 1, 2]
             b.launcher.children[0].die()
             assert await b.engine.wait_gone("a", 1, timeout=5)
             again = asyncio.create_task(turn.lease())
-            await b.until(lambda: turn.position() == 1)
-            assert [other.position() for other in later] == [2, 3]
+            await b.until(lambda: positions(turn) == [1])
+            assert positions(*later) == [2, 3]
         lease = await again
         assert lease.replica == 2
         assert not any(task.done() for task in waiting)

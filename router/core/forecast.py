@@ -1,0 +1,60 @@
+"""How long a request will wait, from what loads and requests have taken so far. A forecast, not a promise."""
+
+from __future__ import annotations
+
+from router.core.lifecycle import LEAVING, ReplicaState
+from router.core.records import Model, State
+from router.core.types import Obstacle
+
+
+def expected_wait(state: State, model: Model, ahead: int, now: float) -> float:
+    """Seconds until a request gets its slot before which so many others stand in the line of its model."""
+    replica = model.replica
+    service = state.service_seconds(model)
+    if replica is None or replica.state is not ReplicaState.READY:
+        return _until_ready(state, model, now) + ahead // model.spec.slots * service
+    free = replica.slots - len(replica.leases)
+    return 0.0 if ahead < free else (ahead - free + 1) * service / replica.slots
+
+
+def obstacle(state: State, model: Model) -> Obstacle | None:
+    """Why the first of the line waits; None when nobody does."""
+    if not model.queue:
+        return None
+    replica = model.replica
+    if replica is not None and replica.state in (ReplicaState.RESERVED, ReplicaState.STARTING):
+        return Obstacle.LOADING
+    if replica is not None and replica.state is ReplicaState.READY:
+        return Obstacle.SLOT
+    if (replica is not None and replica.state in LEAVING) or _makes_way(state, model):
+        return Obstacle.DRAINING
+    return Obstacle.MEMORY if model.is_hungry else Obstacle.FAILURE
+
+
+def _makes_way(state: State, model: Model) -> bool:
+    return any(replica.makes_room_for == model.spec.name for replica in state.replicas.values())
+
+
+def _until_ready(state: State, model: Model, now: float) -> float:
+    """Seconds until its replica can serve: room must be made, the model loaded."""
+    replica = model.replica
+    load = state.load_seconds(model)
+    if replica is not None and replica.state is ReplicaState.STARTING and replica.started is not None:
+        return max(0.0, replica.started + load - now)
+    if replica is not None and replica.state is ReplicaState.RESERVED:
+        return load
+    pause = max(0.0, (model.retry_at or now) - now)
+    return max(pause, _until_room(state, model, now)) + load
+
+
+def _until_room(state: State, model: Model, now: float) -> float:
+    """Seconds until another can make room, at the latest; the longest lease on it comes on top."""
+    residents = [m for m in state.models.values() if m.replica is not None and m.replica.state is ReplicaState.READY]
+    if len(state.replicas) < state.policy.max_models and not model.is_hungry:
+        return 0.0  # nothing says that it will not fit
+    if model.promised or not residents or any(other.is_idle for other in residents):
+        return 0.0
+    claim = model.urgency() if model.queue else now + min(state.policy.priority_offsets.values())
+    turns = [other.replica.ready + state.residency(other) for other in residents
+             if other.replica is not None and other.replica.ready is not None]  # fmt: skip
+    return max(0.0, max(claim, min(turns)) - now)

@@ -1,0 +1,213 @@
+"""Random models under random load, minutes of it: what must hold for every request.
+
+At least 200,000 requests a run, half of them at 80 % to 130 % of what the slots that fit into memory could do at best;
+swaps come on top, so that most of these worlds are overloaded.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from benchmarks.simulation import World
+from benchmarks.traces import Ask
+from router.core.lifecycle import LEAVING, ReplicaState
+from router.core.types import HOST, Command, Device, DeviceKind, Evicted, Grant, ModelSpec, Need, Policy, Priority
+from tests.support.drive import GIB
+
+REQUESTS = 2_500
+EXAMPLES = 40
+CALM, BUSY = (0.05, 0.8), (0.8, 1.3)
+_CLASSES = (Priority.HIGH, Priority.NORMAL, Priority.NORMAL, Priority.NORMAL, Priority.LOW)
+_TOKENS = (1, 4, 8, 16, 40, 120)
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A world: models by size in GiB, slots, and load time; memory for some of them; how the work comes."""
+
+    sizes: tuple[int, ...]
+    slots: tuple[int, ...]
+    loads: tuple[float, ...]
+    memory: int
+    stop: float
+    load: float
+    leaving: float
+    residency: float | None
+    seed: int
+    rivals: tuple[int, int] | None = None  # two models that exclude each other
+
+    @property
+    def load_of(self) -> dict[str, float]:
+        """Seconds of each model's load."""
+        return {f"m{number}": seconds for number, seconds in enumerate(self.loads)}
+
+    def excluded_by(self, number: int) -> frozenset[str]:
+        return frozenset({f"m{self.rivals[1]}"}) if self.rivals and self.rivals[0] == number else frozenset()
+
+    @property
+    def rate(self) -> float:
+        """Arrivals a second that would keep the slots busy to the share `load`, were the models never to swap."""
+        resident = self.memory / (sum(self.sizes) / len(self.sizes))
+        slots = sum(self.slots) / len(self.slots) * min(resident, len(self.sizes))
+        work = sum(Ask("", "", tokens).seconds for tokens in _TOKENS) / len(_TOKENS)
+        return self.load * slots / work
+
+
+def worlds(load: tuple[float, float]) -> st.SearchStrategy[Setting]:
+    @st.composite
+    def build(draw: st.DrawFn) -> Setting:
+        count = draw(st.integers(2, 6))
+        sizes = tuple(draw(st.lists(st.integers(1, 8), min_size=count, max_size=count)))
+        return Setting(
+            sizes=sizes,
+            slots=tuple(draw(st.lists(st.integers(1, 4), min_size=count, max_size=count))),
+            loads=tuple(draw(st.lists(st.floats(0.1, 8), min_size=count, max_size=count))),
+            memory=draw(st.integers(max(sizes), max(*sizes, sum(sizes) - 1))),
+            stop=draw(st.floats(0, 1)),
+            load=draw(st.floats(*load)),
+            leaving=draw(st.sampled_from((0.0, 0.0, 0.1))),
+            residency=draw(st.sampled_from((None, None, 0.0, 5.0))),
+            seed=draw(st.integers(0, 2**32)),
+            rivals=draw(st.sampled_from((None, (0, 1)))),
+        )
+
+    return build()
+
+
+@dataclass
+class Witness:
+    """Looks at every command of a world and at every end of a request."""
+
+    setting: Setting
+    policy: Policy
+    world: World = field(init=False)
+    ended: int = 0
+    left: int = 0
+    # By model: what was granted (when, its key, seconds of work), and when it yielded with work.
+    served: defaultdict[str, list[tuple[float, float, float]]] = field(default_factory=lambda: defaultdict(list))
+    yielded: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    newest: dict[tuple[str, Priority], int] = field(default_factory=dict)
+
+    def see(self, command: Command) -> None:
+        match command:
+            case Grant():
+                self._granted(command)
+            case Evicted():
+                self._evicted(command)
+            case _:
+                pass
+
+    def look(self) -> None:
+        """After every step: what is true of the whole."""
+        present = {replica.model for replica in self.world.scheduler.replicas.values()}
+        assert self.setting.rivals is None or not {f"m{number}" for number in self.setting.rivals} <= present
+        for device in self.world.scheduler.devices():
+            assert device.booked <= device.device.capacity
+        for replica in self.world.scheduler.replicas.values():
+            assert len(replica.leases) <= replica.slots
+            assert replica.state is not ReplicaState.STOPPING or not replica.leases
+
+    def _granted(self, grant: Grant) -> None:
+        waiting = self.world.waiting[grant.ticket]
+        ticket = waiting.ticket
+        line = (ticket.model, ticket.priority)
+        assert self.newest.get(line, 0) < ticket.id, "order within a class"
+        self.newest[line] = ticket.id
+        key = ticket.arrived + self.policy.priority_offsets[ticket.priority]
+        now = self.world.now
+        late = now - key
+        if late > 0:
+            assert late <= self._bound(ticket.model, key) + _ROUNDING, "a wait beyond its bound"
+        self.served[ticket.model].append((now, key, waiting.ask.seconds))
+
+    def _bound(self, model: str, key: float) -> float:
+        """How long after its virtual deadline a request may still have to wait.
+
+        Until its model is loaded: the longest lease of a victim, and a stop, a load and a residency for each other
+        model, whose claims may be older. Then the work before it in its own line; and if its model must yield in the
+        midst of that, the same once more.
+        """
+        setting, longest = self.setting, Ask("", "", _TOKENS[-1]).seconds
+        turn = longest
+        for name, load in setting.load_of.items():
+            turn += setting.stop + load
+            if name != model:  # its turn: the residency, up to a load more for a short line, and what runs then
+                turn += self._residency(name) + load + longest
+                turn += load / 2 + setting.stop if setting.leaving else 0.0  # a load that was given up, once
+        turns = 1 + sum(at >= key for at in self.yielded[model])
+        served = self.served[model]
+        since = bisect_left(served, (key, 0.0, 0.0))
+        line = sum(seconds for _, its, seconds in served[since:] if its <= key)
+        return turns * turn + line
+
+    def _residency(self, model: str) -> float:
+        fixed = self.policy.min_residency
+        return min(30.0, max(1.0, 2 * self.setting.load_of[model])) if fixed is None else fixed
+
+    def _evicted(self, evicted: Evicted) -> None:
+        view = self.world.scheduler.view(evicted.model, self.world.now)
+        if (view.queue_depth or view.busy) and view.ready_since is not None:
+            self.yielded[evicted.model].append(self.world.now)
+            resident = self.world.now - view.ready_since
+            assert resident >= self._residency(evicted.model) - _ROUNDING, "more than one swap per residency"
+
+
+def play(setting: Setting) -> Witness:
+    """Let the requests of a world come, and see to it that every one of them ends."""
+    policy = Policy(max_models=99, max_queue=REQUESTS, min_residency=setting.residency)
+    witness = Witness(setting, policy)
+    models = [
+        ModelSpec(f"m{number}", slots, Need(0, size * GIB), exclusive_with=setting.excluded_by(number))
+        for number, (size, slots) in enumerate(zip(setting.sizes, setting.slots, strict=True))
+    ]
+    device = Device(HOST, DeviceKind.HOST, None, "RAM", setting.memory * GIB, setting.memory * GIB)
+    world = World(
+        models,
+        policy=policy,
+        devices=[device],
+        load=setting.load_of.__getitem__,
+        stop=setting.stop,
+        witness=witness.see,
+    )
+    witness.world = world
+    draw = random.Random(setting.seed)
+
+    def done(_: bool) -> None:
+        witness.ended += 1
+
+    def arrive() -> None:
+        ask = Ask(draw.choice(models).name, "", draw.choice(_TOKENS), draw.choice(_CLASSES))
+        ticket = world.ask(ask, done, patience=1e9)
+        if draw.random() < setting.leaving:
+            world.at(world.now + draw.expovariate(1), lambda: leave(ticket))
+
+    def leave(ticket: int) -> None:
+        witness.left += world.leave(ticket)
+
+    at = 0.0
+    for _ in range(REQUESTS):
+        at += draw.expovariate(setting.rate)
+        world.at(at, arrive)
+    while world.step():
+        witness.look()
+    return witness
+
+
+@pytest.mark.parametrize("load", [CALM, BUSY], ids=["calm", "busy"])
+def test_what_must_hold_for_every_request(load: tuple[float, float]) -> None:
+    @settings(max_examples=EXAMPLES, deadline=None, phases=(Phase.reuse, Phase.generate))  # shrinking takes hours
+    @given(worlds(load))
+    def check(setting: Setting) -> None:
+        witness = play(setting)
+        assert witness.ended + witness.left == REQUESTS
+        assert all(replica.state not in LEAVING for replica in witness.world.scheduler.replicas.values())
+
+    check()

@@ -1,0 +1,101 @@
+"""What is foretold of a wait, and why somebody waits."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.core.types import Obstacle, Policy, Priority
+from tests.support.drive import Drive, cpu_model
+
+ONE = Policy(max_models=1)
+
+
+def used(*, slots: int = 1, load: float = 4.0, service: float = 3.0, policy: Policy = ONE) -> Drive:
+    """`a` has been loaded once and has served once, `b` never."""
+    drive = Drive([cpu_model("a", slots=slots), cpu_model("b")], policy=policy)
+    ticket = drive.ask("a")
+    drive.sleep(load)
+    drive.ready("a")
+    drive.sleep(service)
+    drive.end(ticket)
+    return drive
+
+
+def wait(drive: Drive, model: str) -> float:
+    return drive.scheduler.view(model, drive.now).expected_wait
+
+
+def why(drive: Drive, model: str) -> Obstacle | None:
+    return drive.scheduler.view(model, drive.now).obstacle
+
+
+def test_a_free_slot_means_no_wait() -> None:
+    drive = used()
+    assert wait(drive, "a") == 0
+    assert why(drive, "a") is None
+
+
+def test_a_line_moves_at_the_pace_of_its_slots() -> None:
+    drive = used(slots=2)
+    for _ in range(5):
+        drive.ask("a")
+    assert wait(drive, "a") == pytest.approx(4 * 3.0 / 2)
+    assert why(drive, "a") is Obstacle.SLOT
+
+
+def test_what_is_left_of_a_load_comes_before_the_line() -> None:
+    drive = used()
+    drive.eject("a")
+    drive.exit("a")
+    drive.ask("a")
+    drive.sleep(1)
+    assert wait(drive, "a") == pytest.approx(3.0 + 3.0)
+    assert why(drive, "a") is Obstacle.LOADING
+
+
+def test_a_model_without_room_waits_for_its_claim_and_its_load() -> None:
+    drive = used()
+    drive.ask("a")
+    ticket = drive.ask("b")
+    place = drive.scheduler.place(ticket, drive.now)
+    assert place is not None
+    assert place.ahead == 0
+    assert place.expected_wait == pytest.approx(10 + 4), "b is expected to load like a"
+    assert why(drive, "b") is Obstacle.MEMORY
+    drive.sleep(11)
+    assert why(drive, "b") is Obstacle.DRAINING
+
+
+def test_the_place_in_the_line_follows_the_classes() -> None:
+    drive = used()
+    drive.ask("a")
+    low, normal, high = (drive.ask("a", priority) for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH))
+    places = [drive.scheduler.place(ticket, drive.now) for ticket in (high, normal, low)]
+    assert [place.ahead for place in places if place] == [0, 1, 2]
+    assert drive.scheduler.place(1, drive.now) is None
+
+
+def test_advice_to_come_back_is_a_forecast() -> None:
+    drive = used(service=8.0, policy=Policy(max_models=1, max_queue=2))
+    for _ in range(3):
+        drive.ask("a")
+    refused = drive.rejected[drive.ask("a")]
+    assert refused.retry_after == pytest.approx(8.0), "when the line moves on"
+
+
+def test_a_waiter_that_ran_out_of_time_is_told_how_long_it_would_have_been() -> None:
+    drive = used(service=8.0)
+    drive.ask("a")
+    drive.ask("a")
+    late = drive.ask("a", timeout=5)
+    drive.sleep(5)
+    assert drive.rejected[late].retry_after == pytest.approx(16.0)
+
+
+def test_the_view_tells_when_the_first_waiter_is_due() -> None:
+    drive = used()
+    drive.ask("a")
+    drive.ask("a")
+    view = drive.scheduler.view("a", drive.now)
+    assert view.head_deadline == drive.now + 10
+    assert (view.load_seconds, view.service_seconds) == (4.0, 3.0)
