@@ -11,6 +11,7 @@ import struct
 import sys
 from array import array
 from pathlib import Path
+from typing import TypeAlias
 
 _MAGIC = b"qsgg"
 _HEAD = struct.Struct("<4sII")
@@ -19,7 +20,7 @@ _MAX_WORDS = 4 * 1024 * 1024
 # Two prompts are one conversation if no more of the shorter one differs: its last answer may be read back differently.
 _DIFFERENT_SHARE = 0.1
 
-Prompt = array[int]
+Prompt: TypeAlias = "array[int]"
 
 
 def prompt_of(path: Path) -> Prompt | None:

@@ -378,9 +378,9 @@ class Engine:
         now = self.clock()
         self._apply(self._scheduler.replica_reclaimed(supervisor.replica, now, readings=supervisor.readings))
 
-    def conversations(self, supervisor: Supervisor, event: ConversationEvent, count: int) -> None:
+    def conversations(self, supervisor: Supervisor, event: ConversationEvent, count: int, seconds: float) -> None:
         if count:
-            _log.info("%s: %d conversation(s) %s", supervisor.model, count, event)
+            _log.info("%s: %d conversation(s) %s in %.0f ms", supervisor.model, count, event, seconds * 1000)
             self._observer.conversations(supervisor.model, event, count)
 
     def lease_ended(self, lease: Lease) -> None:

@@ -43,7 +43,7 @@ class SupervisorEvents(Protocol):
 
     def lease_ended(self, lease: Lease) -> None: ...
 
-    def conversations(self, supervisor: Supervisor, event: ConversationEvent, count: int) -> None: ...
+    def conversations(self, supervisor: Supervisor, event: ConversationEvent, count: int, seconds: float) -> None: ...
 
 
 class Supervisor:
@@ -151,8 +151,9 @@ class Supervisor:
     async def _until_stop(self, child: Child) -> ChildExit:
         await self._stop_wanted.wait()
         if not self._in_a_hurry.is_set():
+            began = monotonic()
             saved = await _first(self._hurry(), child.save_conversations())
-            self._events.conversations(self, "saved", saved)
+            self._events.conversations(self, "saved", saved, monotonic() - began)
         return await child.stop(grace=self._grace)
 
     async def _hurry(self) -> int:
@@ -170,7 +171,8 @@ class Supervisor:
         except LaunchError as error:
             return ChildExit(1, str(error))
         serves = monotonic()
-        self._events.conversations(self, "restored", await child.restore_conversations())
+        restored = await child.restore_conversations()
+        self._events.conversations(self, "restored", restored, monotonic() - serves)
         await self._measure(child, before)
         self.phases |= {"read": serves - began, "ready": monotonic() - serves}
         self._events.replica_ready(self, slots)
