@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -98,12 +99,14 @@ def _can_keep(spec: Launched, build: Capabilities) -> bool:
 
 
 def _stamps(files: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """Name, size and time of those that exist."""
+    """Name, size and time of those that exist and are files."""
     found = []
     for file in files:
         try:
             status = file.stat()
         except (OSError, ValueError):
+            continue
+        if not stat.S_ISREG(status.st_mode):
             continue
         found.append((str(file), status.st_size, status.st_mtime_ns))
     return found

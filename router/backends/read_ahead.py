@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Small enough to stop soon; the kernel reads each piece in one go.
-_PIECE = 32 * 1024**2
+PIECE = 32 * 1024**2
 
 
 async def read_ahead(files: Sequence[Path], room: Callable[[], int]) -> None:
@@ -29,8 +29,8 @@ async def read_ahead(files: Sequence[Path], room: Callable[[], int]) -> None:
             return  # its load will say why
         try:
             size = os.fstat(descriptor).st_size
-            for start in range(0, size, _PIECE):
-                length = min(_PIECE, size - start)
+            for start in range(0, size, PIECE):
+                length = min(PIECE, size - start)
                 if done + length > room():
                     return
                 await asyncio.to_thread(_read, descriptor, start, length)
