@@ -113,6 +113,16 @@ class ControlClient:
         document = await self._move_slot(port, f"/slots/{slot}?action=restore", name, timeout)
         return _slot_file(document, "n_restored", "n_read")
 
+    async def set_aside(self, port: int, slot: int, *, timeout: float) -> None:
+        """Have a slot's memory moved to the prompt cache in RAM, by giving the slot a token of work. Raises OSError.
+
+        llama-server puts away what a prompt is about to displace (`get_available_slot`); nothing else makes it do so.
+        """
+        asked = {"prompt": [0], "n_predict": 0, "id_slot": slot}
+        response = await self._ask("POST", port, "/completion", self.key, body=asked, timeout=timeout)
+        if response.status_code != httpx.codes.OK:
+            raise ConnectionError(f"/completion answered {response.status_code}: {_reason(response)}")
+
     async def close(self) -> None:
         await self._http.aclose()
 

@@ -18,6 +18,8 @@ from router.backends.slot_keeper import SlotKeeper
 _log = logging.getLogger(__name__)
 
 _FLAG = "--slot-save-path"
+_PROMPT_CACHE = "--cache-ram"
+_SET_ASIDE = 4
 _MIB = 1024**2
 
 
@@ -76,7 +78,8 @@ class Keeping:
         if forecast.in_vain:
             return None
         try:
-            return SlotKeeper(self._store.open(fingerprint), forecast)
+            aside = _SET_ASIDE if build.supports(_PROMPT_CACHE) else 0
+            return SlotKeeper(model, self._store.open(fingerprint), forecast, aside=aside)
         except OSError as error:
             _log.warning("the conversations of %s are not kept: %s: %s", model, error.filename, error.strerror)
             return None

@@ -28,7 +28,7 @@ from router.wire.pool import Pool
 
 _log = logging.getLogger(__name__)
 
-_POLL_SEC = 0.05
+_POLL_SEC = 0.025  # so that readiness is seen well within 60 ms
 _RESPAWNS = 2  # of one child whose port is snatched away
 # A stranger answers on our port while the child may still be on its way to notice that it cannot have it.
 _STRANGER_SEC = 10.0

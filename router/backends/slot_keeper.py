@@ -21,12 +21,20 @@ _IN_VAIN_SHARE = 0.5
 
 
 class SlotKeeper:
-    """The conversations of one child. No method raises or outlasts what it could spare."""
+    """The conversations of one child. No method raises or outlasts what it could spare.
 
-    def __init__(self, folder: ConversationFolder, forecast: Forecast) -> None:
+    Args:
+        model: its name, for the log.
+        aside: how many conversations its prompt cache is given beyond those in slots.
+    """
+
+    def __init__(self, model: str, folder: ConversationFolder, forecast: Forecast, *, aside: int) -> None:
+        self._model = model
         self._folder = folder
         self._forecast = forecast
+        self._aside = aside
         self._restored: list[Conversation] = []
+        self._first_task = 0
 
     @property
     def path(self) -> Path:
@@ -34,14 +42,16 @@ class SlotKeeper:
         return self._folder.path
 
     async def restore(self, control: ControlClient, port: int, slots: int) -> int:
-        """Fill the slots with the last conversations, the latest first; returns how many were restored."""
-        slot = 0
+        """Give a new child the last conversations: one a slot, the latest first, and some more; how many it has got."""
         try:
-            for one in await asyncio.to_thread(self._folder.newest, slots):
+            found = await asyncio.to_thread(self._folder.newest, slots + self._aside)
+            await self._restore_aside(control, port, found[slots:])
+            slot = 0
+            for one in found[:slots]:
                 slot += await self._restore_one(control, port, slot, one)
         except OSError as error:
-            _log.debug("no conversations restored from %s: %s", self._folder.path, error)
-        return slot
+            _log.debug("%s: no more conversations restored: %s", self._model, error)
+        return len(self._restored)
 
     async def save(self, control: ControlClient, port: int) -> int:
         """Write down what the idle slots remember, the last used first; returns how many are kept."""
@@ -51,17 +61,32 @@ class SlotKeeper:
             self._forecast.note_prompts(work.tokens, work.seconds)
             continued: list[Conversation] = []
             used = time.time_ns()
-            for rank, slot in enumerate(_worth_a_look(await control.slots(port))):
+            for rank, slot in enumerate(self._used(await control.slots(port))):
                 older = await self._save_one(control, port, slot, used - rank * _USED_APART)
                 kept += older is not None
                 continued += older or ()
-            await self._judge(continued, work.cached)
+            if self._was_in_vain(continued, work.cached):
+                await self._give_up("what is restored is read anew all the same, as with sliding windows")
+                return 0
         except NotSupported as error:
-            _log.info("no conversations are kept in %s: %s", self._folder.path, error)
-            await self._give_up()
+            await self._give_up(str(error))
         except OSError as error:
-            _log.debug("no conversations saved to %s: %s", self._folder.path, error)
+            _log.debug("%s: no more conversations saved: %s", self._model, error)
         return kept
+
+    async def _restore_aside(self, control: ControlClient, port: int, more: Sequence[Conversation]) -> None:
+        """Restore what no slot is left for, and have the child put it into its prompt cache, the oldest first.
+
+        All of them together may take what each of them is worth.
+        """
+        began = time.monotonic()
+        for one in reversed(more):
+            left = deadline(one.prefill) - (time.monotonic() - began)
+            if left > 0 and await self._restore_one(control, port, 0, one):
+                await control.set_aside(port, 0, timeout=left)
+        if self._restored:
+            # These were tasks too, and no user's.
+            self._first_task = 1 + max(slot.task for slot in await control.slots(port))
 
     async def _restore_one(self, control: ControlClient, port: int, slot: int, one: Conversation) -> bool:
         part = await asyncio.to_thread(self._folder.doubt, one)
@@ -72,7 +97,7 @@ class SlotKeeper:
             if state.tokens != one.tokens:
                 raise ConnectionError(f"{state.tokens} of {one.tokens} tokens restored")
         except OSError as error:
-            _log.debug("a kept conversation of %d tokens is of no use: %s", one.tokens, error)
+            _log.debug("%s: a kept conversation of %d tokens is of no use: %s", self._model, one.tokens, error)
             await asyncio.to_thread(self._folder.discard, part)
             return False
         await asyncio.to_thread(self._folder.trust, part, one)
@@ -105,26 +130,24 @@ class SlotKeeper:
         except NotSupported:
             raise
         except OSError as error:
-            _log.debug("slot %d is not saved: %s", slot.id, error)
+            _log.debug("%s: slot %d is not saved: %s", self._model, slot.id, error)
             return None
         self._forecast.note_save(state.tokens, state.bytes, time.monotonic() - began)
         keep = self._folder.keep
         return await asyncio.to_thread(keep, part, tokens=state.tokens, size=state.bytes, prefill=prefill, used=used)
 
-    async def _judge(self, continued: Sequence[Conversation], cached: float | None) -> None:
-        """See whether what was restored was of use: sliding windows and recurrent layers are read anew all the same."""
+    def _was_in_vain(self, continued: Sequence[Conversation], cached: float | None) -> bool:
+        """Whether prompts that were restored and came again were not found in the cache."""
         paths = {one.path for one in self._restored}
         expected = sum(one.tokens for one in continued if one.path in paths)
-        if expected and cached is not None and cached < _IN_VAIN_SHARE * expected:
-            _log.info("%s: conversations are not kept any more: of %d restored tokens %d were of use",
-                      self._folder.path, expected, cached)  # fmt: skip
-            await self._give_up()
+        return cached is not None and cached < _IN_VAIN_SHARE * expected
 
-    async def _give_up(self) -> None:
+    async def _give_up(self, why: str) -> None:
+        _log.info("%s: conversations are not kept over an unload: %s", self._model, why)
         self._forecast.in_vain = True
         await asyncio.to_thread(self._folder.clear)
 
-
-def _worth_a_look(slots: Sequence[SlotReading]) -> list[SlotReading]:
-    """Idle slots that were used since the start, the last used first: tasks are numbered in their order."""
-    return sorted((slot for slot in slots if not slot.busy and slot.task >= 0), key=lambda slot: -slot.task)
+    def _used(self, slots: Sequence[SlotReading]) -> list[SlotReading]:
+        """Idle slots with work of users since the start, the last used first: tasks are numbered in their order."""
+        used = [slot for slot in slots if not slot.busy and slot.task >= self._first_task]
+        return sorted(used, key=lambda slot: -slot.task)

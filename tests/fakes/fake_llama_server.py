@@ -115,6 +115,7 @@ class FakeServer:
         self.tokens_predicted = 0
         self.tokens_read = 0
         self.tokens_cached = 0
+        self.aside: list[bytes] = []
 
     async def run(self) -> None:
         options = self.options
@@ -220,6 +221,12 @@ class FakeServer:
             return await send_json(
                 writer, 200, {"object": "list", "model": self.options.alias, "data": data, "usage": usage}
             )
+        if path == "/completion":
+            slot = self.slots[request.json["id_slot"]]
+            self.aside.append(slot.memory)
+            slot.memory, slot.prompt, slot.task = b"", 0, len(self.started)
+            self.started.append({"task": slot.task, "slot": slot.id, "text": ""})
+            return await send_json(writer, 200, {"content": ""})
         if path.startswith("/slots/"):
             return await self._move_slot(path, request, writer)
         if path == "/tokenize":
@@ -242,6 +249,7 @@ class FakeServer:
         written = file.read_bytes()  # noqa: ASYNC240  a badly behaved program
         count = struct.unpack_from("<I", written, 8)[0]
         slot.memory = b"" if trouble == "forget" else bytes(struct.unpack_from(f"<{count}I", written, 12))
+        slot.prompt = len(slot.memory)
         return await send_json(writer, 200, {"n_restored": len(slot.memory), "n_read": len(written)})
 
     def _slot_trouble(self) -> str:
@@ -258,7 +266,7 @@ class FakeServer:
 
     def _read(self, slot: Slot, prompt: bytes) -> None:
         """Have the slot take in a prompt: what it shares with its memory is found there."""
-        found = shared(slot.memory, prompt)
+        found = max(shared(memory, prompt) for memory in (slot.memory, *self.aside))
         found = 0 if self._slot_trouble() == "vain" else found
         self.tokens_cached += found
         self.tokens_read += len(prompt) - found

@@ -128,6 +128,28 @@ async def test_what_was_not_asked_again_is_neither_lost_nor_written_twice(site: 
     assert site.kept() == before
 
 
+async def test_more_conversations_than_slots_survive(site: Site) -> None:
+    stories = [f"{number} {STORY}" for number in range(4)]
+    for story in stories:
+        await site.ask(story)
+        await site.swap()
+    assert len(site.kept()) == 4
+    await site.ask(stories[0], "Go on.")
+    await site.ask(stories[3], "Go on.")
+    assert await site.cached() == len(stories[0]) + len(stories[3])
+    assert await site.swap() == (2, 4)
+    assert len(site.kept()) == 4
+
+
+async def test_what_only_the_router_asked_is_no_conversation(site: Site) -> None:
+    for number in range(4):
+        await site.ask(f"{number} {STORY}")
+        await site.swap()
+    before = site.kept()
+    assert await site.swap() == (0, 4)
+    assert site.kept() == before
+
+
 async def test_a_short_prompt_is_read_sooner_than_restored(site: Site) -> None:
     await site.ask("Hi")
     assert await site.swap() == (0, 0)
@@ -229,6 +251,18 @@ def test_two_conversations_survive_an_eviction(one_at_once: RunningRouter) -> No
         assert timings["prompt_n"] < 0.2 * answer["timings"]["prompt_n"]
     assert metric(one_at_once, "router_conversations_total", model="slow", event="restored") == 2
     assert metric(one_at_once, "router_load_phase_seconds_count", model="slow", phase="read") >= 2
+
+
+@pytest.mark.llama
+def test_more_conversations_than_slots_survive_several_evictions(one_at_once: RunningRouter) -> None:
+    chats = [[{"role": "user", "content": f"{number}: {STORY}"}] for number in range(4)]
+    answers = []
+    for chat in chats:
+        answers.append(converse(one_at_once, chat))
+        assert one_at_once.chat("other").status_code == 200
+    for chat, answer in zip(chats, answers, strict=True):
+        timings = converse(one_at_once, following(chat, answer))["timings"]
+        assert timings["cache_n"] > 0.9 * answer["timings"]["prompt_n"]
 
 
 @pytest.mark.llama

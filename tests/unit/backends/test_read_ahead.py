@@ -9,6 +9,7 @@ import pytest
 
 from router.backends import read_ahead as module
 from router.backends.read_ahead import read_ahead
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no such advice")
 
@@ -64,5 +65,12 @@ async def test_the_file_is_in_the_page_cache_afterwards(tmp_path: Path) -> None:
         os.fsync(opened.fileno())
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     await read_ahead([file], lambda: 1 << 30)
+    wait_until(lambda: is_cached(file), what="the file in the page cache")
+
+
+def is_cached(file: Path) -> bool:
     with file.open("rb") as opened:
-        assert os.preadv(opened.fileno(), [bytearray(1 << 16)], 0, os.RWF_NOWAIT) > 0
+        try:
+            return os.preadv(opened.fileno(), [bytearray(1 << 16)], 0, os.RWF_NOWAIT) > 0
+        except BlockingIOError:
+            return False

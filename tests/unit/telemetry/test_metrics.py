@@ -35,6 +35,8 @@ EXPECTED = {
     "router_time_to_first_byte_seconds": "histogram",
     "router_request_duration_seconds": "histogram",
     "router_load_seconds": "histogram",
+    "router_load_phase_seconds": "histogram",
+    "router_conversations": "counter",
     "router_model_vram_bytes": "gauge",
     "router_queue_depth": "gauge",
     "router_queue_oldest_wait_seconds": "gauge",
