@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -61,6 +62,7 @@ def running(folder: Path, threads: int) -> Iterator[httpx.Client]:
     """A router with room for one of two models."""
     port = free_port()
     flags = [*_FLAGS, "-t", str(threads)]
+    shutil.rmtree(folder / "state", ignore_errors=True)  # what an earlier run kept would be found again
     slow = folder / "slow.gguf"
     config = {
         "api": {"host": "127.0.0.1", "port": port},
@@ -88,14 +90,15 @@ def measure(client: httpx.Client, folder: Path, number: int) -> Swap:
     cold, said = _ask(client, "slow", messages)
     answer = said["choices"][0]["message"]["content"]
     _load(client, "other")
-    size = sum(file.stat().st_size for file in (folder / "state" / "conversations").rglob("*.kv"))
+    kept = (folder / "state" / "conversations").rglob("*.kv")
+    size = max((file.stat() for file in kept), key=lambda found: found.st_mtime_ns).st_size
     _load(client, "slow")
     messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "Go on."}]
     restored, said = _ask(client, "slow", messages)
-    saves = _SAVED.findall((folder / "router.log").read_text(encoding="utf-8"))
+    saved = _SAVED.findall((folder / "router.log").read_text(encoding="utf-8"))[-1]
     timings = said["timings"]
     cached = timings["cache_n"] / (timings["cache_n"] + timings["prompt_n"])
-    return Swap(cold, restored, int(saves[-1]) / 1000 if saves else 0.0, size, cached)
+    return Swap(cold, restored, int(saved) / 1000, size, cached)
 
 
 def figures(swaps: Sequence[Swap]) -> list[Figure]:
