@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import stat
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -43,7 +44,7 @@ class Launched(Protocol):
 
 
 class Keeping:
-    """Hands every child its keeper. All methods block on the disk.
+    """Hands every child its keeper. All methods block on the disk, and may be called from any thread.
 
     Args:
         folder: of the kept conversations, absolute.
@@ -58,6 +59,7 @@ class Keeping:
         self._disk = DiskPace()
         self._forecasts: dict[str, Forecast] = {}
         self._fingerprints: dict[str, str] = {}
+        self._lock = threading.Lock()
 
     def tidy(self, models: Mapping[str, Launched], build: Capabilities) -> None:
         """Delete what cannot be restored any more: all of it where nothing is kept."""
@@ -71,10 +73,11 @@ class Keeping:
         if not self._is_on or not _can_keep(spec, build):
             return None
         fingerprint = self._fingerprint(model, spec, build)
-        if self._fingerprints.get(model) != fingerprint:
-            self._fingerprints[model] = fingerprint
-            self._store.retain(self._fingerprints.values())
-        forecast = self._forecasts.setdefault(fingerprint, Forecast(self._disk))
+        with self._lock:
+            if self._fingerprints.get(model) != fingerprint:
+                self._fingerprints[model] = fingerprint
+                self._store.retain(self._fingerprints.values())
+            forecast = self._forecasts.setdefault(fingerprint, Forecast(self._disk))
         if forecast.in_vain:
             return None
         try:

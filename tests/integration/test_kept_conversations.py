@@ -203,6 +203,12 @@ async def test_a_model_that_reads_anew_all_the_same_is_left_in_peace(site: Site)
     assert await site.swap() == (0, 0)
 
 
+async def test_neither_raises_when_the_child_is_gone(site: Site) -> None:
+    await site.ask(STORY)
+    await site.child.stop(grace=0)
+    assert await site.child.save_conversations() == await site.child.restore_conversations() == 0
+
+
 async def test_without_its_folder_a_model_runs_all_the_same(site: Site) -> None:
     await site.ask(STORY)
     for path in (site.folder / "state" / "conversations").iterdir():
