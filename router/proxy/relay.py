@@ -21,7 +21,7 @@ from router.errors import UpstreamFailed
 from router.proxy.answer import Answer
 from router.proxy.complaint import translated
 from router.proxy.dialect import ErrorInfo
-from router.proxy.headers import to_client, to_upstream
+from router.proxy.headers import lines_to_upstream, to_client
 from router.wire.connection import Connection
 from router.wire.message import request_head
 from router.wire.pool import Pool
@@ -201,8 +201,10 @@ async def _attempt(
 
 
 def _head(upstream: Upstream, call: Call, length: int, *, close: bool) -> bytes:
-    found = to_upstream(call.headers, authorization=upstream.authorization, content_type=call.content_type, close=close)
-    return request_head(call.method, call.target, upstream.url.removeprefix("http://"), found, length)
+    lines = lines_to_upstream(
+        call.headers, authorization=upstream.authorization, content_type=call.content_type, close=close
+    )
+    return request_head(call.method, call.target, upstream.url.removeprefix("http://"), lines, length)
 
 
 async def _connected(pool: Pool) -> Connection:
