@@ -126,7 +126,7 @@ class _Talk:
         order, tries = self._order, 0
         while True:
             try:
-                async with await turn.lease() as lease:
+                with await turn.lease() as lease:
                     await relay(lease.upstream, order.call, self.answer, watch, lease)
             except UpstreamFailed as error:
                 tries += 1

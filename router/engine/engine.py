@@ -130,9 +130,8 @@ class Engine:
             self._timer.cancel()
         await self._launcher.close()
 
-    def clock(self) -> float:
-        """Seconds of the monotonic clock that all views use."""
-        return time.monotonic()
+    # Seconds of the monotonic clock that all views use.
+    clock = staticmethod(time.monotonic)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -164,7 +163,8 @@ class Engine:
         """Queue a ticket and wait for its lease (`engine.turn.Desk`)."""
         self._waiting.enter(ticket)
         self._apply(self._scheduler.submit(ticket, self.clock()))
-        return await self._waiting.answer(ticket.id)
+        lease = self._waiting.settled(ticket.id)
+        return await self._waiting.answer(ticket.id) if lease is None else lease
 
     def position(self, ticket: TicketId) -> int:
         return self._scheduler.position(ticket)
