@@ -173,7 +173,15 @@ async def relay(upstream: Upstream, call: Call, answer: Answer, pace: Pace, leas
         connection = connection or await _connected(pool)
         taker = Relay(answer, lease)
         sink = taker if detour is None else detour.sink(taker, taker.progress)
-        broken = await _attempt(connection, request, sink, taker.outcome, pace)
+        pace.on_full, pace.on_ready = connection.pause, connection.resume
+        try:
+            connection.send(*request, sink)
+            broken = await taker.outcome
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        finally:
+            pace.on_full = pace.on_ready = None
         if not taker.whole or taker.streaming or close:
             connection.abort()
         else:
@@ -183,21 +191,6 @@ async def relay(upstream: Upstream, call: Call, answer: Answer, pace: Pace, leas
         if not (kept and broken.untouched):
             raise UpstreamFailed(_BROKE_OFF, retry_after=1) from broken
         connection = None  # it was kept a moment too long: the upstream was about to close it
-
-
-async def _attempt(
-    connection: Connection, request: tuple[bytes, bytes], sink: Sink, outcome: _Outcome, pace: Pace
-) -> ConnectionBroken | None:
-    """One request on one connection; returns how it broke, if it did. A cancellation closes it at once."""
-    pace.on_full, pace.on_ready = connection.pause, connection.resume
-    try:
-        connection.send(*request, sink)
-        return await outcome
-    except asyncio.CancelledError:
-        connection.abort()
-        raise
-    finally:
-        pace.on_full = pace.on_ready = None
 
 
 def _head(upstream: Upstream, call: Call, length: int, *, close: bool) -> bytes:
