@@ -265,7 +265,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def _answer(self, cycle: Cycle) -> None:
         self._answering = cycle
-        self._state.tasks.add(self._loop.create_task(self._run(cycle), name="request"))
+        cycle.task = self._loop.create_task(self._run(cycle), name="request")
+        self._state.tasks.add(cycle.task)
 
     async def _run(self, cycle: Cycle) -> None:
         try:
@@ -273,9 +274,9 @@ class HttpProtocol(asyncio.Protocol):
         except Exception:  # noqa: BLE001 - nobody awaits this task
             _log.exception("Unexpected error in front of everything that tells errors")
         finally:
-            self._state.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            self._state.tasks.discard(cycle.task)
             cycle.give_up()
-            del cycle.scope  # which holds the cycle
+            del cycle.scope, cycle.task  # which hold the cycle
 
     def _lost(self) -> None:
         self._waiting.clear()

@@ -134,9 +134,8 @@ class Engine:
             self._timer.cancel()
         await self._launcher.close()
 
-    def clock(self) -> float:
-        """Seconds of the monotonic clock that all views use."""
-        return time.monotonic()
+    # Seconds of the monotonic clock that all views use.
+    clock = staticmethod(time.monotonic)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -168,7 +167,8 @@ class Engine:
         """Queue a ticket and wait for its lease (`engine.turn.Desk`)."""
         self._waiting.enter(ticket)
         self._apply(self._scheduler.submit(ticket, self.clock()))
-        return await self._waiting.answer(ticket.id)
+        lease = self._waiting.settled(ticket.id)
+        return await self._waiting.answer(ticket.id) if lease is None else lease
 
     def place(self, ticket: TicketId) -> LinePlace | None:
         """Where a ticket stands (`engine.turn.Desk`)."""
