@@ -14,7 +14,7 @@ ONE = Policy(max_models=1)
 
 
 async def use(bench: Bench, model: str) -> FakeChild:
-    async with await bench.engine.lease(model, Priority.NORMAL) as lease:
+    with await bench.engine.lease(model, Priority.NORMAL) as lease:
         lease.finish()
     return bench.launcher.children[-1]
 
