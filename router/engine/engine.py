@@ -161,11 +161,17 @@ class Engine:
             return False
         return True
 
-    async def wait(self, ticket: Ticket) -> Lease:
-        """Queue a ticket and wait for its lease (`engine.turn.Desk`)."""
+    # `engine.turn.Desk`
+
+    def enter(self, ticket: Ticket) -> None:
         self._waiting.enter(ticket)
         self._apply(self._scheduler.submit(ticket, self.clock()))
-        return await self._waiting.answer(ticket.id)
+
+    async def answer(self, ticket: TicketId) -> Lease:
+        return await self._waiting.answer(ticket)
+
+    def leave(self, ticket: TicketId) -> None:
+        self._waiting.leave(ticket)
 
     def place(self, ticket: TicketId) -> LinePlace | None:
         """Where a ticket stands (`engine.turn.Desk`)."""

@@ -42,6 +42,14 @@ class WaitingRoom:
             future.set_result(answer)
         return self._tickets.pop(ticket)
 
+    def leave(self, ticket: TicketId) -> None:
+        """Nobody is going to ask for this ticket's answer."""
+        settled = self._settled.pop(ticket, None)
+        if isinstance(settled, Lease):
+            self._unused(settled)
+        elif self._tickets.pop(ticket, None) is not None:
+            self._left(ticket)
+
     async def answer(self, ticket: TicketId) -> Lease:
         """The lease, without a suspension if it is there already. Raises the error that was given instead."""
         settled = self._settled.pop(ticket, None)
