@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.types import Scope
 
+from router.api.body import Hold
 from router.api.context import context_of
 from router.api.cycle import downstream_of
 from router.api.disconnect import ClientDisconnected, DisconnectWatch
@@ -26,8 +27,10 @@ from router.errors import (
 )
 from router.proxy.answer import Answer
 from router.proxy.dialect import ErrorInfo
+from router.proxy.pieces import Joint, Part, Pieces, Unjoinable
 from router.proxy.relay import Call, relay
 from router.telemetry.records import RequestRecord, RequestStatus
+from router.wire.sink import RawHeaders
 
 _log = logging.getLogger("router.api")
 _LONGEST_NAME = 100
@@ -45,6 +48,7 @@ class Order:
         model: canonical name.
         endpoint: the route it came by, as it is counted.
         pings: its client waits for a stream, and may be told so by pings.
+        pieces: it is to be asked for in these, each in a slot of its own.
     """
 
     model: str
@@ -53,6 +57,7 @@ class Order:
     claim: Claim
     call: Call
     pings: bool = False
+    pieces: Pieces | None = None
 
 
 def configured_model(settings: Settings, name: object) -> str:
@@ -65,14 +70,16 @@ def configured_model(settings: Settings, name: object) -> str:
     return canonical
 
 
-async def exchange(services: Services, order: Order, scope: Scope) -> None:
+async def exchange(services: Services, order: Order, scope: Scope, room: Hold) -> None:
     """Carry out an order whose body has been read, and tell its client how it went, whatever happens.
+
+    Answers that have to be kept for a while are counted in `room`.
 
     Raises ClientDisconnected when the client went away.
     """
     context, client = context_of(scope), downstream_of(scope)
     context.model = order.model
-    talk = _Talk(services, order, Answer(client, context.dialect, context.request_id))
+    talk = _Talk(services, order, Answer(client, context.dialect, context.request_id), room)
     started = services.engine.clock()
     status: RequestStatus = "server_error"
     try:
@@ -95,11 +102,12 @@ async def exchange(services: Services, order: Order, scope: Scope) -> None:
 class _Talk:
     """What belongs to one exchange."""
 
-    __slots__ = ("_order", "_services", "answer")
+    __slots__ = ("_order", "_room", "_services", "answer")
 
-    def __init__(self, services: Services, order: Order, answer: Answer) -> None:
+    def __init__(self, services: Services, order: Order, answer: Answer, room: Hold) -> None:
         self._services = services
         self._order = order
+        self._room = room
         self.answer = answer
 
     async def hold(self, watch: DisconnectWatch) -> None:
@@ -116,22 +124,67 @@ class _Talk:
                     param="model",
                 )
         turn = engine.turn(order.model, order.priority)
+        if order.pieces is not None:
+            await self._serve_pieces(turn, order.pieces, watch)
+            return
         if not order.pings:
-            await self._serve(turn, watch)
+            await self._serve(turn, order.call, self.answer, watch)
             return
         with Pulse(self.answer, every=self._services.settings.api.stream_ping_sec, note=lambda: _note(turn)):
-            await self._serve(turn, watch)
+            await self._serve(turn, order.call, self.answer, watch)
 
-    async def _serve(self, turn: Turn, watch: DisconnectWatch) -> None:
-        """Take a slot and relay; again if the upstream dies before the client has received anything of its answer."""
+    async def _serve_pieces(self, turn: Turn, pieces: Pieces, watch: DisconnectWatch) -> None:
+        """One piece after another; the first error is the answer to all of them."""
+        joint = Joint(pieces)
+        try:
+            for piece in pieces:
+                part = Part(self._room.grow)
+                answer, call = self.answer.of_piece(part), replace(self._order.call, body=piece.body)
+                await self._serve(turn, call, answer, watch, more=not piece.last)
+                if part.refusal is not None:
+                    raise part.refusal
+                if part.status >= 400:
+                    await self._tell(part.status, part.headers, [bytes(part.body)], watch)
+                    return
+                joint.take(part.body, piece)
+        except Unjoinable as error:
+            raise UpstreamFailed(f"The model's server gave a part of the answer that does not fit: {error}.") from error
+        finally:
+            turn.leave()
+        await self._tell(part.status, part.headers, joint.chunks(), watch)
+
+    async def _tell(self, status: int, headers: RawHeaders, chunks: list[bytes], watch: DisconnectWatch) -> None:
+        """Say a document, as fast as the client takes it."""
+        own = (b"content-length", b"%d" % sum(map(len, chunks)))
+        ready = asyncio.Event()
+        ready.set()
+        watch.on_full, watch.on_ready = ready.clear, ready.set
+        try:
+            self.answer.start(status, [*(header for header in headers if header[0] != own[0]), own], streaming=False)
+            for chunk in chunks:
+                await ready.wait()
+                self.answer.write(chunk)
+            self.answer.end()
+        finally:
+            watch.on_full = watch.on_ready = None
+
+    async def _serve(
+        self, turn: Turn, call: Call, answer: Answer, watch: DisconnectWatch, *, more: bool = False
+    ) -> None:
+        """Take a slot and relay; again if the upstream dies before the client has received anything of its answer.
+
+        With `more` to come the next slot is asked for before this one is given back.
+        """
         order, tries = self._order, 0
         while True:
             try:
                 with await turn.lease() as lease:
-                    await relay(lease.upstream, order.call, self.answer, watch, lease)
+                    await relay(lease.upstream, call, answer, watch, lease)
+                    if more and answer.status < 400:
+                        turn.renew()
             except UpstreamFailed as error:
                 tries += 1
-                if self.answer.first_content is not None:
+                if answer.first_content is not None:
                     raise
                 if tries > _REPLAYS:
                     message = f"The model's server broke off before it had answered, {tries} times in a row."

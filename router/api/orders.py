@@ -16,6 +16,7 @@ from router.api.services import Services
 from router.config import Settings
 from router.errors import UnsupportedByModel
 from router.proxy.assembly import Assembly, plan
+from router.proxy.pieces import cut
 from router.proxy.relay import Call
 
 
@@ -40,7 +41,7 @@ async def carry_out(services: Services, wish: Wish, scope: Scope, receive: Recei
     """Read the body, understand it, and carry out what it asks for. Raises what `read_body` and `exchange` raise."""
     with services.budget.hold() as hold:
         body = await read_body(scope, receive, hold, limit=services.settings.api.max_body_mb * MIB)
-        await exchange(services, _order(services.settings, wish, scope, body), scope)
+        await exchange(services, _order(services.settings, wish, scope, body), scope, hold)
 
 
 def _order(settings: Settings, wish: Wish, scope: Scope, body: bytes) -> Order:
@@ -66,6 +67,7 @@ def _order(settings: Settings, wish: Wish, scope: Scope, body: bytes) -> Order:
             detour=_detour(endpoint, envelope, body),
         ),
         pings=envelope.stream and endpoint.generates,
+        pieces=cut(endpoint.path, body),
     )
 
 

@@ -22,6 +22,12 @@ class Turn(Protocol):
     async def lease(self) -> Lease:
         """Wait for a slot; again after the last one's replica has died. Raises the RouterError that ended the wait."""
 
+    def renew(self) -> None:
+        """Stand in the queue for the next piece, while the slot of the last one is still held."""
+
+    def leave(self) -> None:
+        """Take back what `renew` asked for, if `lease` has not waited for it."""
+
     def place(self) -> LinePlace | None:
         """Where it stands in the queue; None when it does not wait."""
 

@@ -143,8 +143,8 @@ class Ticket:
     Attributes:
         arrived: when it came.
         deadline: when it gives up waiting (absolute).
-        again: it had a slot already and lost its replica. It was admitted once, so neither a full queue nor the pause
-            after that crash turns it away: it waits like those who were queued behind it.
+        again: it had a slot already, and lost its replica or has more to do than one slot's worth. It was admitted
+            once, so neither a full queue nor the pause after a crash turns it away: it waits like those in the queue.
     """
 
     id: TicketId

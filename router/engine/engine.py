@@ -163,12 +163,18 @@ class Engine:
             return False
         return True
 
-    async def wait(self, ticket: Ticket) -> Lease:
-        """Queue a ticket and wait for its lease (`engine.turn.Desk`)."""
+    # `engine.turn.Desk`
+
+    def enter(self, ticket: Ticket) -> None:
         self._waiting.enter(ticket)
         self._apply(self._scheduler.submit(ticket, self.clock()))
-        lease = self._waiting.settled(ticket.id)
-        return await self._waiting.answer(ticket.id) if lease is None else lease
+
+    async def answer(self, ticket: TicketId) -> Lease:
+        lease = self._waiting.settled(ticket)
+        return await self._waiting.answer(ticket) if lease is None else lease
+
+    def leave(self, ticket: TicketId) -> None:
+        self._waiting.leave(ticket)
 
     def place(self, ticket: TicketId) -> LinePlace | None:
         """Where a ticket stands (`engine.turn.Desk`)."""

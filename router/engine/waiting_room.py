@@ -49,6 +49,14 @@ class WaitingRoom:
             raise found
         return found
 
+    def leave(self, ticket: TicketId) -> None:
+        """Nobody is going to ask for this ticket's answer."""
+        settled = self._settled.pop(ticket, None)
+        if isinstance(settled, Lease):
+            self._unused(settled)
+        elif self._tickets.pop(ticket, None) is not None:
+            self._left(ticket)
+
     async def answer(self, ticket: TicketId) -> Lease:
         """Wait for the lease. Raises the error that was given instead."""
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()

@@ -36,6 +36,10 @@ class Answer:
         self.first_content: float | None = None
         self.tap = UsageTap()
 
+    def of_piece(self, client: Downstream) -> Answer:
+        """An answer to a piece of the same request, to somebody who joins them."""
+        return Answer(client, self._dialect, self._request_id)
+
     @property
     def started(self) -> bool:
         return self.status != 0

@@ -158,12 +158,20 @@ class FakeTurn:
         self._priority = priority
 
     async def lease(self) -> Lease:
-        self._engine.queue.append(self)
+        if self not in self._engine.queue:
+            self._engine.queue.append(self)
         try:
             await self._engine.models[self._model].open.wait()
         finally:
             self._engine.queue.remove(self)
         return self._engine.grant(self._model, self._priority)
+
+    def renew(self) -> None:
+        self._engine.queue.append(self)
+
+    def leave(self) -> None:
+        if self in self._engine.queue:
+            self._engine.queue.remove(self)
 
     def place(self) -> LinePlace | None:
         queue = self._engine.queue
