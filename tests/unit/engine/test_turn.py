@@ -90,7 +90,7 @@ async def test_a_replica_that_lives_is_not_waited_for_longer_than_that(bench: An
 async def test_a_piece_stands_behind_those_who_wait_and_is_not_refused(bench: Any) -> None:
     async with bench(policy=Policy(max_queue=2)) as b:
         turn = b.engine.turn("a", Priority.NORMAL)
-        async with await turn.lease() as lease:
+        with await turn.lease() as lease:
             others = [b.engine.turn("a", Priority.NORMAL) for _ in range(2)]
             waiting = [asyncio.create_task(other.lease()) for other in others]
             await b.until(lambda: b.engine.view("a").queue_depth == 2)
@@ -98,9 +98,9 @@ async def test_a_piece_stands_behind_those_who_wait_and_is_not_refused(bench: An
             assert positions(*others, turn) == [1, 2, 3]
             lease.finish()
         for task in waiting:
-            async with await task as lease:
+            with await task as lease:
                 lease.finish()
-        async with await turn.lease() as lease:
+        with await turn.lease() as lease:
             assert b.engine.view("a").queue_depth == 0
             lease.finish()
 
@@ -108,14 +108,14 @@ async def test_a_piece_stands_behind_those_who_wait_and_is_not_refused(bench: An
 async def test_between_two_pieces_a_model_is_never_idle(bench: Any) -> None:
     async with bench("a", "b", policy=Policy(max_models=1)) as b:
         turn = b.engine.turn("a", Priority.NORMAL)
-        async with await turn.lease() as lease:
+        with await turn.lease() as lease:
             other = asyncio.create_task(b.engine.lease("b", Priority.NORMAL))
             await b.until(lambda: b.engine.view("b").queue_depth == 1)
             turn.renew()
             lease.finish()
         await asyncio.wait({other}, timeout=0.1)  # far longer than an idle model would be kept
         assert not other.done()
-        async with await turn.lease() as lease:
+        with await turn.lease() as lease:
             assert lease.replica == 1
             lease.finish()
         async with await other as lease:
@@ -169,7 +169,7 @@ async def test_all_pieces_together_wait_no_longer_than_one_request() -> None:
 async def test_a_piece_that_is_not_wanted_any_more_gives_its_slot_back(granted: bool, bench: Any) -> None:
     async with bench() as b:
         turn = b.engine.turn("a", Priority.NORMAL)
-        async with await turn.lease() as lease:
+        with await turn.lease() as lease:
             turn.renew()
             if not granted:
                 turn.leave()
