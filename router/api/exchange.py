@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from dataclasses import dataclass
 
 from starlette.types import Scope
@@ -161,8 +162,12 @@ class _Talk:
 
 
 def _note(turn: Turn) -> str:
+    """What a ping says: where the request stands, for how long yet, and why."""
     place = turn.place()
-    return "processing" if place is None else f"queue position {place.position}"
+    if place is None:
+        return "processing"
+    told = f"queue position {place.position}, about {max(1, math.ceil(place.expected_wait))} s"
+    return told if place.obstacle is None else f"{told}, {place.obstacle}"
 
 
 def _status_word(status: int) -> RequestStatus:

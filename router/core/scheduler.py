@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
 from router.core.fleet import Fleet
-from router.core.forecast import expected_wait
+from router.core.forecast import expected_wait, obstacle
 from router.core.learning import observed_need
 from router.core.ledger import Ledger
 from router.core.lifecycle import LEAVING, Health, ReplicaState
@@ -271,7 +271,7 @@ class Scheduler:
             return None
         model = self._models[found.model]
         ahead = model.queue.position(ticket) or 0
-        return LinePlace(ahead, expected_wait(self._state, model, ahead, now))
+        return LinePlace(ahead, expected_wait(self._state, model, ahead, now), obstacle(self._state, model))
 
     def devices(self) -> tuple[DeviceView, ...]:
         return self._ledger.views()

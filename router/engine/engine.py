@@ -200,7 +200,7 @@ class Engine:
                     await self._news.wait()
         except TimeoutError:
             message = f"Model '{model}' is not ready after {timeout:g} s; the load goes on."
-            raise QueueTimeout(message, retry_after=10) from None
+            raise QueueTimeout(message, retry_after=self.view(model).expected_wait) from None
 
     async def eject(self, model: str, *, force: bool) -> None:
         """Unload a model and wait until it is out of memory; leases run to their end first, unless `force`."""

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from itertools import count
 
-from router.core.types import DeviceView, LinePlace, ModelView, Need, Priority, Status
+from router.core.types import DeviceView, LinePlace, ModelView, Need, Obstacle, Priority, Status
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
 from router.errors import RouterError
@@ -167,4 +167,4 @@ class FakeTurn:
 
     def place(self) -> LinePlace | None:
         queue = self._engine.queue
-        return LinePlace(queue.index(self), 0.0) if self in queue else None
+        return LinePlace(queue.index(self), 2.5, Obstacle.SLOT) if self in queue else None

@@ -92,10 +92,11 @@ async def vram(services: ServicesDep) -> Memory:
     )
 
 
-@router.get("/v1/queue/stats")
+@router.get("/v1/queue/stats", response_model_exclude_none=True)
 async def queue_stats(services: ServicesDep) -> QueueStats:
-    """Who waits for which model, and how long."""
-    return QueueStats.of({view.name: ModelQueue.of(view) for view in services.engine.views()})
+    """Who waits for which model, how long, and why."""
+    clock = WallClock(services.engine.clock())
+    return QueueStats.of({view.name: ModelQueue.of(view, clock) for view in services.engine.views()})
 
 
 @router.get("/v1/telemetry/summary", responses=failures(400))
