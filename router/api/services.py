@@ -64,6 +64,9 @@ class Engine(Protocol):
 
     def devices(self) -> tuple[DeviceView, ...]: ...
 
+    def troubles(self) -> tuple[str, ...]:
+        """Why the scheduler does not keep its word, each in half a sentence; empty when it does."""
+
     def tail(self, model: str, lines: int = 20) -> str:
         """The last lines of its child's log."""
 

@@ -34,6 +34,7 @@ class Replica:
 
     Attributes:
         leases: what runs on it, each with the time of its grant.
+        since: when it came into its state.
     """
 
     id: ReplicaId
@@ -48,9 +49,14 @@ class Replica:
     last_used: float = 0.0
     reason: str = ""
     makes_room_for: str | None = None
+    since: float = field(init=False)
 
-    def to(self, state: ReplicaState) -> None:
+    def __post_init__(self) -> None:
+        self.since = self.created
+
+    def to(self, state: ReplicaState, now: float) -> None:
         self.state = step(REPLICA_TRANSITIONS, self.state, state)
+        self.since = now
 
     @property
     def has_free_slot(self) -> bool:

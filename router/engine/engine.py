@@ -109,7 +109,7 @@ class Engine:
     def begin_close(self) -> None:
         """Turn waiters away and take no new work; what runs runs on. Idempotent."""
         self.accepting = False
-        self._apply(self._scheduler.close())
+        self._apply(self._scheduler.close(self.clock()))
 
     def abort_all(self) -> None:
         """End everything that still runs; its clients are told."""
@@ -227,6 +227,12 @@ class Engine:
 
     def views(self) -> tuple[ModelView, ...]:
         return tuple(self.view(name) for name in self.names)
+
+    def troubles(self) -> tuple[str, ...]:
+        """Why the scheduler does not keep its word, each in half a sentence; empty when it does."""
+        watches = {replica: found.watch for replica, found in self._supervisors.items()}
+        held = {replica: watch.held for replica, watch in watches.items() if watch is not None}
+        return self._scheduler.troubles(self._limits.patience(), held, self.clock())
 
     def devices(self) -> tuple[DeviceView, ...]:
         return self._scheduler.devices()

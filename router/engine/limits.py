@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from router.core.liveness import Patience
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -30,3 +32,12 @@ class Limits:
     stop_grace: float = 5.0
     reclaim_timeout: float = 5.0
     observe_interval: float = 2.0
+
+    def patience(self) -> Patience:
+        """What the scheduler may expect of the engine at worst."""
+        return Patience(
+            load=self.load_timeout,
+            lease=self.generation_timeout + self.request_timeout,
+            stop=self.stop_grace,
+            reclaim=self.stop_grace + self.reclaim_timeout,  # one that was given up is ended only then
+        )

@@ -40,6 +40,7 @@ class FakeEngine:
         finished: for each ended lease whether its answer was read to the end.
         queue: requests that wait for a lease, in order of arrival.
         verdicts: replicas that were waited for to be gone.
+        woes: what its scheduler suffers from.
     """
 
     def __init__(self, **models: FakeModel) -> None:
@@ -50,6 +51,7 @@ class FakeEngine:
         self.finished: list[bool] = []
         self.queue: list[FakeTurn] = []
         self.verdicts: list[int] = []
+        self.woes: tuple[str, ...] = ()
         self.loaded: list[str] = []
         self.ejected: list[tuple[str, bool]] = []
         self.resets: list[str] = []
@@ -138,6 +140,9 @@ class FakeEngine:
 
     def devices(self) -> tuple[DeviceView, ...]:
         return ()
+
+    def troubles(self) -> tuple[str, ...]:
+        return self.woes
 
     def tail(self, model: str, lines: int = 20) -> str:
         return ""

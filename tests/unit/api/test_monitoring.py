@@ -56,14 +56,14 @@ async def test_ready(client: httpx.AsyncClient, board: Board) -> None:
 
 async def test_not_ready_says_why(client: httpx.AsyncClient, board: Board) -> None:
     board.accepting = False
-    board.pin(QWEN, queued={Priority.NORMAL: 1}, oldest_wait=300.0)
+    board.woes = ("a slot is lost",)
     board.memory = (device_view("gpu:0", total=0),)
     response = await client.get("/readyz")
     assert response.status_code == 503
     assert response.headers["retry-after"] == "5"
     error = response.json()["error"]
     assert error["code"] == "not_ready"
-    for reason in ("starting up or shutting down", "waited 300 s", "gpu:0 cannot be read"):
+    for reason in ("starting up or shutting down", "a slot is lost", "gpu:0 cannot be read"):
         assert reason in error["message"]
 
 
