@@ -45,6 +45,7 @@ class Order:
         model: canonical name.
         endpoint: the route it came by, as it is counted.
         pings: its client waits for a stream, and may be told so by pings.
+        width: slots it takes.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Order:
     claim: Claim
     call: Call
     pings: bool = False
+    width: int = 1
 
 
 def configured_model(settings: Settings, name: object) -> str:
@@ -115,7 +117,7 @@ class _Talk:
                     f"Model '{order.model}' is {status}, and this does not load it. POST /v1/models/load does.",
                     param="model",
                 )
-        turn = engine.turn(order.model, order.priority)
+        turn = engine.turn(order.model, order.priority, width=order.width)
         if not order.pings:
             await self._serve(turn, watch)
             return

@@ -66,6 +66,7 @@ def _order(settings: Settings, wish: Wish, scope: Scope, body: bytes) -> Order:
             detour=_detour(endpoint, envelope, body),
         ),
         pings=envelope.stream and endpoint.generates,
+        width=max(1, _whole(envelope.n) or 1) if endpoint.generates else 1,
     )
 
 

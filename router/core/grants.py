@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from router.core.lifecycle import ReplicaState
 from router.core.outbox import Outbox
 from router.core.queue import LazyHeap
-from router.core.records import Model, Replica, State
+from router.core.records import Model, Replica, Run, State
 from router.core.types import Grant, LeaseId, Reject, RejectCode, Ticket, TicketId
 
 
@@ -69,21 +68,25 @@ class Grants:
     # -- running -----------------------------------------------------------------------------------------------------
 
     def serve(self, model: Model, now: float) -> None:
-        """Grant waiters the free slots of their model's replica."""
-        replica = model.replica
-        if replica is None or replica.state is not ReplicaState.READY:
-            return
-        for _ in range(replica.slots - len(replica.leases)):
-            ticket = model.queue.pop()
-            if ticket is None:
+        """Grant waiters the free slots of their model's replica.
+
+        The first one has the slots kept that it needs more of: else a wide one would never find them all free.
+        """
+        replica, queue = model.replica, model.queue
+        while replica is not None and replica.busy < replica.slots:
+            head = queue.peek()
+            if head is None or not replica.has_room_for(head[1]):
                 return
-            self._waiting.discard(ticket.id)
-            self.grant(model, replica, ticket, now)
+            queue.pop()
+            self._waiting.discard(head[1].id)
+            self.grant(model, replica, head[1], now)
 
     def grant(self, model: Model, replica: Replica, ticket: Ticket, now: float) -> None:
-        """Give a ticket that waits no more a slot."""
+        """Give a ticket that does not wait (any more) its slots."""
         self._ids = lease = self._ids + 1
-        replica.leases[lease] = now
+        width = min(replica.slots, ticket.width)
+        replica.leases[lease] = Run(now, width)
+        replica.busy += width
         replica.last_used = model.last_used = now
         self._leases[lease] = replica
         self._out.add(Grant(ticket.id, lease, replica.id, replica.model))
@@ -94,7 +97,9 @@ class Grants:
         if replica is None:
             return None
         model = self._models[replica.model]
-        model.experience.service.note(now - replica.leases.pop(lease))
+        run = replica.leases.pop(lease)
+        replica.busy -= run.width
+        model.experience.service.note(now - run.since)
         replica.last_used = model.last_used = now
         return replica
 
@@ -103,3 +108,4 @@ class Grants:
         for lease in replica.leases:
             del self._leases[lease]
         replica.leases.clear()
+        replica.busy = 0

@@ -76,11 +76,11 @@ def troubles(
 
 def _of_line(state: State, replica: Replica, now: float) -> Iterator[str]:
     head = state.models[replica.model].queue.peek()
-    if head is None or not replica.has_free_slot:
+    if head is None or not replica.has_room_for(head[1]):
         return
     since = max(head[1].arrived, replica.last_used, replica.since)
     if now - since > _SLACK_SEC:
-        yield f"a request for model '{replica.model}' has waited {now - since:.0f} s beside a free slot"
+        yield f"a request for model '{replica.model}' has waited {now - since:.0f} s beside free slots"
 
 
 def _of_step(replica: Replica, patience: Patience, now: float) -> Iterator[str]:
@@ -91,7 +91,7 @@ def _of_step(replica: Replica, patience: Patience, now: float) -> Iterator[str]:
 
 
 def _of_slots(replica: Replica, patience: Patience, held: Collection[LeaseId], now: float) -> Iterator[str]:
-    ages = [(lease, now - granted) for lease, granted in replica.leases.items()]
+    ages = [(lease, now - run.since) for lease, run in replica.leases.items()]
     if lost := sum(age > _SLACK_SEC and lease not in held for lease, age in ages):
         yield f"{lost} slot(s) of model '{replica.model}' are taken, and nobody works on them"
     if late := sum(age > patience.lease + _SLACK_SEC for _, age in ages):

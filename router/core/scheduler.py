@@ -61,7 +61,7 @@ class Scheduler:
         """A request asks for a slot: it is granted, queued or rejected."""
         model = self._models[ticket.model]
         replica = model.replica
-        if replica is not None and replica.has_free_slot and not model.queue and not self._closing:
+        if replica is not None and not model.queue and replica.has_room_for(ticket) and not self._closing:
             if not ticket.again:
                 model.experience.arrived(now)
             self._grants.grant(model, replica, ticket, now)
@@ -80,12 +80,16 @@ class Scheduler:
             return self._conclude(now)
         if self._grants.is_first_to_expire(ticket):
             self._out.add(WakeAt(ticket.deadline))
+        self._grants.serve(model, now)  # it may stand before a wider one, for which there is no room yet
         return self._out.flush()
 
     def cancel(self, ticket: TicketId, now: float) -> list[Command]:
         """A waiter has gone."""
         model = self._grants.leave(ticket)
-        if model is not None and not model.queue:
+        if model is None:
+            return []
+        self._grants.serve(model, now)  # there may be room for those behind it
+        if not model.queue:
             self._out.touch(model)
             self._fleet.abandon(model, now)
             self._replan(now)
@@ -242,6 +246,7 @@ class Scheduler:
         for model, ticket in self._grants.expired(now):
             self._out.add(timed_out(self._state, model, ticket, now))
             self._out.touch(model)
+            self._grants.serve(model, now)
         for model in self._models.values():
             if model.idle_deadline() <= now and model.replica is not None:
                 self._fleet.let_go(model.replica, "idle", now)
@@ -258,8 +263,9 @@ class Scheduler:
         if found is None:
             return None
         model = self._models[found.model]
-        ahead = model.queue.position(ticket) or 0
-        return LinePlace(ahead, expected_wait(self._state, model, ahead, now), obstacle(self._state, model))
+        before = model.queue.before(ticket)
+        wait = expected_wait(self._state, model, model.queue.width_of(before), now)
+        return LinePlace(len(before), wait, obstacle(self._state, model))
 
     def troubles(
         self, patience: Patience, held: Mapping[ReplicaId, Collection[LeaseId]], now: float

@@ -145,6 +145,7 @@ class Ticket:
         deadline: when it gives up waiting (absolute).
         again: it had a slot already and lost its replica. It was admitted once, so neither a full queue nor the pause
             after that crash turns it away: it waits like those who were queued behind it.
+        width: slots that it takes; all of them on a replica that has fewer.
     """
 
     id: TicketId
@@ -153,6 +154,7 @@ class Ticket:
     arrived: float
     deadline: float
     again: bool = False
+    width: int = 1
 
 
 class RejectCode(Enum):

@@ -137,15 +137,16 @@ class Engine:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    def turn(self, model: str, priority: Priority, *, timeout: float | None = None) -> Turn:
+    def turn(self, model: str, priority: Priority, *, width: int = 1, timeout: float | None = None) -> Turn:
         """A request's standing with the queue of `model` (canonical name), from now on.
 
         Args:
+            width: slots it takes; all of them if the model has fewer.
             timeout: longest wait for slots in seconds; never above the configured queue timeout.
         """
         now = self.clock()
         wait = self._limits.queue_timeout if timeout is None else min(timeout, self._limits.queue_timeout)
-        return Turn(self, self._ids, model, priority, arrived=now, deadline=now + wait)
+        return Turn(self, self._ids, model, priority, width=width, arrived=now, deadline=now + wait)
 
     async def lease(self, model: str, priority: Priority, *, timeout: float | None = None) -> Lease:
         """One slot for a request that does not ask again, see `Turn.lease`."""

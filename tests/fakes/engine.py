@@ -36,6 +36,7 @@ class FakeEngine:
 
     Attributes:
         granted: model and priority of each lease, in order.
+        widths: slots that each request asked for, in order.
         leases: those that are running.
         finished: for each ended lease whether its answer was read to the end.
         queue: requests that wait for a lease, in order of arrival.
@@ -47,6 +48,7 @@ class FakeEngine:
         self.models = models
         self.accepting = True
         self.granted: list[tuple[str, Priority]] = []
+        self.widths: list[int] = []
         self.leases: list[Lease] = []
         self.finished: list[bool] = []
         self.queue: list[FakeTurn] = []
@@ -68,7 +70,8 @@ class FakeEngine:
     def waiting(self) -> int:
         return len(self.queue)
 
-    def turn(self, model: str, priority: Priority, *, timeout: float | None = None) -> FakeTurn:
+    def turn(self, model: str, priority: Priority, *, width: int = 1, timeout: float | None = None) -> FakeTurn:
+        self.widths.append(width)
         return FakeTurn(self, model, priority)
 
     async def wait_gone(self, model: str, replica: int, *, timeout: float) -> bool:

@@ -111,4 +111,4 @@ def test_a_waiter_beside_a_free_slot() -> None:
     (replica,) = drive.scheduler.replicas.values()
     replica.slots = 3  # as no event would leave it
     drive.now += 11
-    assert troubles(drive) == ("a request for model 'a' has waited 11 s beside a free slot",)
+    assert troubles(drive) == ("a request for model 'a' has waited 11 s beside free slots",)
