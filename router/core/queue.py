@@ -102,7 +102,7 @@ class TicketQueue(LazyHeap[Ticket]):
     def enter(self, ticket: Ticket) -> None:
         self.push(ticket.arrived + self._offsets[ticket.priority], ticket.id, ticket)
         self._counts[ticket.priority] += 1
-        self.width += ticket.width if ticket.width < self._slots else self._slots
+        self.width += min(ticket.width, self._slots)
 
     def discard(self, item_id: TicketId) -> Ticket | None:
         return self._count_out(super().discard(item_id))
@@ -117,7 +117,7 @@ class TicketQueue(LazyHeap[Ticket]):
     def _count_out(self, ticket: Ticket | None) -> Ticket | None:
         if ticket is not None:
             self._counts[ticket.priority] -= 1
-            self.width -= ticket.width if ticket.width < self._slots else self._slots
+            self.width -= min(ticket.width, self._slots)
         return ticket
 
     def head_key(self) -> float | None:

@@ -80,7 +80,8 @@ class Scheduler:
             return self._conclude(now)
         if self._grants.is_first_to_expire(ticket):
             self._out.add(WakeAt(ticket.deadline))
-        self._grants.serve(model, now)  # it may stand before a wider one, for which there is no room yet
+        if replica is not None and replica.busy < replica.slots:
+            self._grants.serve(model, now)  # it may stand before a wider one, for which there is no room yet
         return self._out.flush()
 
     def cancel(self, ticket: TicketId, now: float) -> list[Command]:
