@@ -191,6 +191,7 @@ def _launcher(settings: Settings, entries: tuple[Entry, ...], *, gpu_available: 
         gpus_present=gpu_available,
         cache_ram_mb=CACHE_RAM_MB,
         working_dir=working_dir(settings),
+        keep_conversations_mb=settings.system.keep_conversations_mb if settings.system.keep_conversations else 0,
     )
 
 

@@ -51,6 +51,8 @@ class Entry:
             flags=tuple(self.config.flags),
             env=dict(self.config.env),
             slots=self.slots,
+            files=self.files,
+            has_conversations=not self.config.writes_no_text,
         )
 
 

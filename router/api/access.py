@@ -66,14 +66,21 @@ class Access:
 
     def _has_credential(self, scope: Scope, path: str) -> bool:
         shown = [_digest(value) for value in _credentials(scope["headers"])]
-        if self._key is not None and any(hmac.compare_digest(value, self._key) for value in shown):
+        if self._key is not None and _is_among(shown, self._key):
             return True
         query = parse_qs(scope["query_string"].decode("latin-1"))
         # A scraper's token is for the router's own metrics: `?model=` asks for a child's.
         for_metrics = self._metrics_token if path in TAKING_METRICS_TOKEN and "model" not in query else None
-        if for_metrics is not None and any(hmac.compare_digest(value, for_metrics) for value in shown):
+        if for_metrics is not None and _is_among(shown, for_metrics):
             return True
         return path in TAKING_TICKETS and "ticket" in query and self._tickets.redeem(query["ticket"][0])
+
+
+def _is_among(shown: Iterable[bytes], digest: bytes) -> bool:
+    for value in shown:  # noqa: SIM110 - `any` would take as long as the rest of it
+        if hmac.compare_digest(value, digest):
+            return True
+    return False
 
 
 def _digest(value: bytes) -> bytes:

@@ -24,6 +24,7 @@ from router.telemetry.access_log import AccessLog
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _PLAIN = re.compile(r"[\x21\x23-\x7e]+")
 _MOST_HEADER_BYTES = 16 * 1024
+_dialect_of = lru_cache(maxsize=256)(dialect_of)
 _CLIENT_GONE = 499  # nginx's word for it; never sent
 
 
@@ -43,7 +44,7 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         drop_trailing_slash(scope)
         cycle = cycle_of(scope)
-        context = RequestContext(_request_id(scope), dialect_of(scope["path"]), time.perf_counter())
+        context = RequestContext(_request_id(scope), _dialect_of(scope["path"]), time.perf_counter())
         attach(scope, context)
         try:
             if self._cors is not None:
@@ -51,7 +52,8 @@ class Front:
                     await preflight(scope, receive, send)
                     return
                 cycle.lines += self._cors.lines(scope["headers"])
-            _check_size(scope)
+            if cycle.head_size > _MOST_HEADER_BYTES:
+                _check_size(scope)
             self._access.check(scope)
             await self._app(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - the outermost boundary

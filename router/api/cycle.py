@@ -35,6 +35,9 @@ class Framing(Enum):
     UNTIL_CLOSE = "by the end of the connection, for HTTP/1.0"
 
 
+_NOTHING, _LENGTH, _CHUNKED, _UNTIL_CLOSE = Framing  # looking up a member takes its time, and each write does
+
+
 class ClientConnection(Protocol):
     """What a cycle asks of the connection that it belongs to."""
 
@@ -67,17 +70,21 @@ class Cycle:
     """Implements `Downstream` and `BodySource`; `receive` and `send` are as the ASGI specification says.
 
     Attributes:
+        head_size: bytes of the request's head, at most.
         keep_alive: the connection may be used again afterwards.
         lines: headers that this response carries whoever starts it, as bytes with their line ends.
         status, sent, complete: see `Downstream`.
+        task: that answers it, once there is one.
     """
 
     __slots__ = ("_arrived", "_body", "_connection", "_framing", "_gone", "_handed_over", "_head", "_invited", "_left",
-                 "_news", "_old", "_over", "_unread", "_watcher", "complete", "keep_alive", "lines", "scope", "sent",
-                 "status")  # fmt: skip
+                 "_news", "_old", "_over", "_unread", "_watcher", "complete", "head_size", "keep_alive", "lines",
+                 "scope", "sent", "status", "task")  # fmt: skip
 
-    def __init__(self, connection: ClientConnection, scope: Scope, *, keep_alive: bool) -> None:
+    def __init__(self, connection: ClientConnection, scope: Scope, *, head_size: int, keep_alive: bool) -> None:
         self.scope = scope
+        self.task: asyncio.Task[None]
+        self.head_size = head_size
         self.keep_alive = keep_alive
         self.lines = b""
         self.status = 0
@@ -92,7 +99,7 @@ class Cycle:
         self._handed_over = False  # to its end
         self._invited = False  # by `100 Continue`
         # Of the response.
-        self._framing = Framing.NOTHING
+        self._framing = _NOTHING
         self._head = b""  # not sent yet
         self._left = 0  # bytes that the length promises
         self._over = False  # nothing more can be written
@@ -177,9 +184,9 @@ class Cycle:
                 continue
             lines.append(b"%b: %b\r\n" % (name, value))
         self._framing = self._framing_of(status, length)
-        if self._framing is Framing.LENGTH:
+        if self._framing is _LENGTH:
             self._left = length
-        elif self._framing is Framing.CHUNKED:
+        elif self._framing is _CHUNKED:
             lines.append(b"transfer-encoding: chunked\r\n")
         if self._hesitates():
             self.keep_alive = False  # its body may come or not, so nobody can tell where the next request begins
@@ -190,10 +197,10 @@ class Cycle:
 
     def _framing_of(self, status: int, length: int) -> Framing:
         if self.scope["method"] == "HEAD" or status in {204, 304}:
-            return Framing.NOTHING
+            return _NOTHING
         if length >= 0:
-            return Framing.LENGTH
-        return Framing.UNTIL_CLOSE if self._old else Framing.CHUNKED
+            return _LENGTH
+        return _UNTIL_CLOSE if self._old else _CHUNKED
 
     def flush(self) -> None:
         if not self._over:
@@ -206,7 +213,9 @@ class Cycle:
     def end(self, chunk: bytes = b"") -> None:
         if self._over:
             return
-        self._put(chunk, b"0\r\n\r\n" if self._framing is Framing.CHUNKED else b"")
+        tail = b"0\r\n\r\n" if self._framing is _CHUNKED else b""
+        if chunk or tail or self._head or not self.status:
+            self._put(chunk, tail)
         if self._left:
             raise RuntimeError(f"The response's body is {self._left} bytes shorter than its content-length.")
         self.complete = self._over = True
@@ -222,7 +231,7 @@ class Cycle:
         self._over = True
         self._watcher = None
         self._tell_news()
-        if self._framing is Framing.UNTIL_CLOSE and not last_words:
+        if self._framing is _UNTIL_CLOSE and not last_words:
             self._connection.reset()
         else:
             self._connection.close()
@@ -232,13 +241,13 @@ class Cycle:
             raise RuntimeError("The response has no head yet.")
         before, self._head = self._head, b""
         size = len(chunk)
-        if self._framing is Framing.NOTHING:
+        if self._framing is _NOTHING:
             chunk = b""
         elif size:
             self.sent += size
-            if self._framing is Framing.CHUNKED:
+            if self._framing is _CHUNKED:
                 before, tail = b"%b%x\r\n" % (before, size), b"\r\n" + tail
-            elif self._framing is Framing.LENGTH:
+            elif self._framing is _LENGTH:
                 self._left -= size
                 if self._left < 0:
                     raise RuntimeError("The response's body is longer than its content-length.")

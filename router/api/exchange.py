@@ -35,6 +35,7 @@ _LONGEST_NAME = 100
 _REPLAYS = 2
 # A child that dies resets its connections a moment before its end is seen; a replay should not meet it again.
 _VERDICT_SEC = 1.0
+_PRIORITIES = {priority: priority.name.lower() for priority in Priority}
 
 
 @dataclass(slots=True)
@@ -129,7 +130,7 @@ class _Talk:
         order, tries = self._order, 0
         while True:
             try:
-                async with await turn.lease() as lease:
+                with await turn.lease() as lease:
                     await relay(lease.upstream, order.call, self.answer, watch, lease)
             except UpstreamFailed as error:
                 tries += 1
@@ -155,7 +156,7 @@ class _Talk:
                 ended=self._services.engine.clock(),
                 tokens_in=tokens.prompt,
                 tokens_out=tokens.completion,
-                priority=order.priority.name.lower(),
+                priority=_PRIORITIES[order.priority],
                 tokens_cached=tokens.cached,
                 prompt_seconds=tokens.prompt_seconds,
                 generation_seconds=tokens.predicted_seconds,

@@ -46,8 +46,8 @@ class HttpProtocol(asyncio.Protocol):
     """
 
     __slots__ = ("_answering", "_app", "_client", "_declined", "_framing", "_headers", "_idle_since", "_idle_timer",
-                 "_keep_alive", "_loop", "_outflow", "_parser", "_reading", "_reading_paused", "_server", "_state",
-                 "_transport", "_url", "_waiting", "write", "writelines")  # fmt: skip
+                 "_keep_alive", "_loop", "_outflow", "_parser", "_read", "_reading", "_reading_paused", "_server",
+                 "_state", "_transport", "_url", "_waiting", "write", "writelines")  # fmt: skip
 
     def __init__(
         self,
@@ -74,7 +74,8 @@ class HttpProtocol(asyncio.Protocol):
         # The request that is being parsed.
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._framing = 0
+        self._read = 0  # bytes of the last read
+        self._framing = 0  # bytes read since a head ended or a piece of a body came
         self._declined = b""  # its head, if it offered another protocol
         self._reading: Cycle | None = None
         # Those that have been.
@@ -94,7 +95,8 @@ class HttpProtocol(asyncio.Protocol):
         self._idle_timer = self._loop.call_later(self._keep_alive, self._look_for_idleness)
 
     def data_received(self, data: bytes) -> None:
-        self._framing += len(data)
+        self._read = len(data)
+        self._framing += self._read
         while data:
             try:
                 self._parser.feed_data(data)
@@ -148,7 +150,7 @@ class HttpProtocol(asyncio.Protocol):
             return
         scope = self._scope(version)
         keep_alive = version != "1.0" and self._parser.should_keep_alive()
-        cycle = self._reading = Cycle(self, scope, keep_alive=keep_alive)
+        cycle = self._reading = Cycle(self, scope, head_size=self._framing + self._read, keep_alive=keep_alive)
         scope["extensions"] = {EXTENSION: cycle}
         self._url, self._headers, self._framing = b"", [], 0
         if self._answering is None:
@@ -263,7 +265,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def _answer(self, cycle: Cycle) -> None:
         self._answering = cycle
-        self._state.tasks.add(self._loop.create_task(self._run(cycle), name="request"))
+        cycle.task = self._loop.create_task(self._run(cycle), name="request")
+        self._state.tasks.add(cycle.task)
 
     async def _run(self, cycle: Cycle) -> None:
         try:
@@ -271,9 +274,9 @@ class HttpProtocol(asyncio.Protocol):
         except Exception:  # noqa: BLE001 - nobody awaits this task
             _log.exception("Unexpected error in front of everything that tells errors")
         finally:
-            self._state.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            self._state.tasks.discard(cycle.task)
             cycle.give_up()
-            del cycle.scope  # which holds the cycle
+            del cycle.scope, cycle.task  # which hold the cycle
 
     def _lost(self) -> None:
         self._waiting.clear()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -15,8 +17,36 @@ _TIMEOUT_SEC = 3.0
 _KEEPALIVE_SEC = 4.0
 
 
+_COUNTER = re.compile(r"^llamacpp:(prompt_(?:tokens|tokens_cached|seconds)_total) (\S+)$", re.MULTILINE)
+
+
 class NotOurs(Exception):
     """What listens on the port is not the child with this key."""
+
+
+class NotSupported(ConnectionError):
+    """This build, or this kind of model, does not do what was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotFile:
+    """What llama-server says it has written of a slot, or read."""
+
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptWork:
+    """Prompts since the child's start: tokens read, seconds spent on that, and tokens found in the cache.
+
+    Attributes:
+        cached: None where the build does not say.
+    """
+
+    tokens: float
+    seconds: float
+    cached: float | None
 
 
 class ControlClient:
@@ -66,15 +96,56 @@ class ControlClient:
             raise ConnectionError(f"/slots answered {response.status_code}")
         return parse_slots(_json(response))
 
+    async def prompt_work(self, port: int) -> PromptWork:
+        """What `/metrics` says of prompts. Raises OSError."""
+        response = await self._get(port, "/metrics", self.key)
+        if response.status_code != httpx.codes.OK:
+            raise ConnectionError(f"/metrics answered {response.status_code}")
+        return parse_prompt_work(response.text)
+
+    async def save_slot(self, port: int, slot: int, name: str, *, timeout: float) -> SlotFile:
+        """Have an idle slot written to this file of `--slot-save-path`. Raises OSError, NotSupported among them."""
+        document = await self._move_slot(port, f"/slots/{slot}?action=save", name, timeout)
+        return _slot_file(document, "n_saved", "n_written")
+
+    async def restore_slot(self, port: int, slot: int, name: str, *, timeout: float) -> SlotFile:
+        """Have a slot read from this file. Raises OSError, NotSupported among them."""
+        document = await self._move_slot(port, f"/slots/{slot}?action=restore", name, timeout)
+        return _slot_file(document, "n_restored", "n_read")
+
+    async def set_aside(self, port: int, slot: int, *, timeout: float) -> None:
+        """Have a slot's memory moved to the prompt cache in RAM, by giving the slot a token of work. Raises OSError.
+
+        llama-server puts away what a prompt is about to displace (`get_available_slot`); nothing else makes it do so.
+        """
+        asked = {"prompt": [0], "n_predict": 0, "id_slot": slot}
+        response = await self._ask("POST", port, "/completion", self.key, body=asked, timeout=timeout)
+        if response.status_code != httpx.codes.OK:
+            raise ConnectionError(f"/completion answered {response.status_code}: {_reason(response)}")
+
     async def close(self) -> None:
         await self._http.aclose()
 
+    async def _move_slot(self, port: int, path: str, name: str, timeout: float) -> Any:
+        response = await self._ask("POST", port, path, self.key, body={"filename": name}, timeout=timeout)
+        if response.status_code in (httpx.codes.NOT_IMPLEMENTED, httpx.codes.NOT_FOUND):
+            raise NotSupported(f"{path} answered {response.status_code}: {_reason(response)}")
+        if response.status_code != httpx.codes.OK:
+            raise ConnectionError(f"{path} answered {response.status_code}: {_reason(response)}")
+        return _json(response)
+
     async def _get(self, port: int, path: str, key: str | None = None) -> httpx.Response:
+        return await self._ask("GET", port, path, key)
+
+    async def _ask(
+        self, method: str, port: int, path: str, key: str | None, *, body: Any = None, timeout: float = _TIMEOUT_SEC
+    ) -> httpx.Response:
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        url = f"http://{LOOPBACK}:{port}{path}"
         try:
-            return await self._http.get(f"http://{LOOPBACK}:{port}{path}", headers=headers)
+            return await self._http.request(method, url, headers=headers, json=body, timeout=timeout)
         except httpx.TimeoutException as error:
-            raise TimeoutError(f"{path} gave no answer within {_TIMEOUT_SEC:g} s") from error
+            raise TimeoutError(f"{path} gave no answer within {timeout:g} s") from error
         # RuntimeError is what httpx says when it has been closed meanwhile.
         except (httpx.HTTPError, RuntimeError) as error:
             raise ConnectionError(f"{path}: {error}") from error
@@ -92,11 +163,22 @@ def parse_slots(document: Any) -> tuple[SlotReading, ...]:
                 busy=bool(slot["is_processing"]),
                 task=int(slot.get("id_task", -1)),
                 progress=int(slot.get("n_prompt_tokens_processed", 0)) + _decoded(slot.get("next_token")),
+                tokens=int(slot.get("n_prompt_tokens", 0)),
             )
             for slot in document
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConnectionError(f"/slots answered something unexpected: {error!r}") from error
+
+
+def parse_prompt_work(page: str) -> PromptWork:
+    """The figures in a `/metrics` page; what is missing there counts 0."""
+    try:
+        found = {name: float(value) for name, value in _COUNTER.findall(page)}
+    except ValueError as error:
+        raise ConnectionError(f"/metrics answered something unexpected: {error}") from error
+    tokens, seconds = found.get("prompt_tokens_total", 0.0), found.get("prompt_seconds_total", 0.0)
+    return PromptWork(tokens, seconds, found.get("prompt_tokens_cached_total"))
 
 
 def _decoded(next_token: Any) -> int:
@@ -106,6 +188,18 @@ def _decoded(next_token: Any) -> int:
 
 def _said(response: httpx.Response) -> str:
     return f"{response.url.path} says {response.status_code}"
+
+
+def _slot_file(document: Any, tokens: str, size: str) -> SlotFile:
+    try:
+        return SlotFile(tokens=int(document[tokens]), bytes=int(document[size]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConnectionError(f"/slots answered something unexpected: {error!r}") from error
+
+
+def _reason(response: httpx.Response) -> str:
+    """Its own words, cut: they end up in a log."""
+    return response.text[:200]
 
 
 def _json(response: httpx.Response) -> Any:

@@ -15,17 +15,20 @@ from router.backends.control_client import ControlClient, NotOurs
 from router.backends.environment import child_environment
 from router.backends.exit_reason import PORT_IN_USE, exit_reason
 from router.backends.guard_link import Guard
+from router.backends.keeping import Keeping
 from router.backends.llama_argv import build_argv
 from router.backends.pidfile import PidFile
 from router.backends.port_pool import LOOPBACK, PortPool
 from router.backends.process import ChildProcess
+from router.backends.read_ahead import read_ahead
+from router.backends.slot_keeper import SlotKeeper
 from router.core.types import Placement, ReplicaId
 from router.engine.ports import ChildExit, LaunchError, SlotReading, Upstream
 from router.wire.pool import Pool
 
 _log = logging.getLogger(__name__)
 
-_POLL_SEC = 0.05
+_POLL_SEC = 0.025  # so that readiness is seen well within 60 ms
 _RESPAWNS = 2  # of one child whose port is snatched away
 # A stranger answers on our port while the child may still be on its way to notice that it cannot have it.
 _STRANGER_SEC = 10.0
@@ -40,12 +43,20 @@ class LlamaServerSpec:
         slots: parallel sequences, unless `flags` say so themselves.
         flags: handed to llama-server as they are.
         env: for this child alone.
+        files: all parts of the model, if it is more than `model_path`.
+        has_conversations: it writes text, so that what its slots remember is of use later.
     """
 
     model_path: Path
     slots: int = 1
     flags: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    has_conversations: bool = True
+
+    @property
+    def all_files(self) -> tuple[Path, ...]:
+        return self.files or (self.model_path,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,7 @@ class LlamaServerChild:
     Args:
         respawn: spawns it once more, on another port; raises LaunchError.
         expected_slots: its number of slots, should it not tell.
+        keeper: of its conversations; None = they are not kept.
     """
 
     def __init__(
@@ -81,6 +93,7 @@ class LlamaServerChild:
         ports: PortPool,
         respawn: Callable[[], Awaitable[Spawned]],
         stranger_patience: float,
+        keeper: SlotKeeper | None = None,
     ) -> None:
         self._now = spawned
         self._name = name
@@ -89,6 +102,8 @@ class LlamaServerChild:
         self._ports = ports
         self._respawn = respawn
         self._stranger_patience = stranger_patience
+        self._keeper = keeper
+        self._slots = expected_slots
         self._stopping = False
         self._control = ControlClient(spawned.key)
         self._upstream = _upstream(spawned)
@@ -113,7 +128,8 @@ class LlamaServerChild:
             await asyncio.wait({proof, self._life}, return_when=asyncio.FIRST_COMPLETED)
             if self._life.done():
                 raise LaunchError(self._life.result().reason)
-            return proof.result()
+            self._slots = proof.result()
+            return self._slots
         finally:
             proof.cancel()
             await asyncio.gather(proof, return_exceptions=True)
@@ -126,6 +142,12 @@ class LlamaServerChild:
 
     async def slots(self) -> tuple[SlotReading, ...]:
         return await self._control.slots(self.port)
+
+    async def restore_conversations(self) -> int:
+        return 0 if self._keeper is None else await self._keeper.restore(self._control, self.port, self._slots)
+
+    async def save_conversations(self) -> int:
+        return 0 if self._keeper is None else await self._keeper.save(self._control, self.port)
 
     def tail(self, lines: int = 20) -> str:
         return self._log.tail(lines)
@@ -201,6 +223,7 @@ class LlamaServerLauncher:
         cache_ram_mb: prompt cache per child; None leaves llama-server's default (8 GiB).
         working_dir: what relative paths in flags are relative to; `state_dir` by default.
         stranger_patience: seconds to wait for the child while another server answers on its port.
+        keep_conversations_mb: disk space for what slots of unloaded models remembered; 0 = nothing is kept.
     """
 
     def __init__(
@@ -214,6 +237,7 @@ class LlamaServerLauncher:
         cache_ram_mb: int | None = None,
         working_dir: Path | None = None,
         stranger_patience: float = _STRANGER_SEC,
+        keep_conversations_mb: int = 0,
     ) -> None:
         self._specs = dict(specs)
         self._state_dir = state_dir.absolute()
@@ -225,7 +249,8 @@ class LlamaServerLauncher:
         self._ports = PortPool(base_port)
         self._guard = Guard()
         self._pid_file = PidFile(self._state_dir)
-        self._reaping = asyncio.Lock()
+        self._keeping = Keeping(self._state_dir / "conversations", keep_conversations_mb, self._working_dir)
+        self._preparing = asyncio.Lock()
         self._reaped = False
 
     @property
@@ -238,20 +263,24 @@ class LlamaServerLauncher:
 
         Idempotent. Raises LaunchError when there is no llama.cpp to run.
         """
-        async with self._reaping:
+        async with self._preparing:
             if not self._reaped:
                 await asyncio.to_thread(self._pid_file.reap_leftovers)
                 self._reaped = True
-        return await self._finder.find()
+            if (known := self._finder.known) is None:
+                known = await self._finder.find()
+                await asyncio.to_thread(self._keeping.tidy, self._specs, known)
+        return known
 
     async def launch(self, model: str, replica: ReplicaId, placement: Placement) -> LlamaServerChild:
         """See `Launcher.launch`."""
         capabilities = await self.prepare()
         spec = self._specs[model]
+        keeper = await asyncio.to_thread(self._keeping.keeper, model, spec, capabilities)
         log = ChildLog(self._state_dir / "logs" / log_file_name(model))
 
         async def spawn() -> Spawned:
-            return await self._spawn(capabilities, model, placement, log)
+            return await self._spawn(capabilities, model, placement, log, keeper)
 
         try:
             spawned = await spawn()
@@ -268,16 +297,23 @@ class LlamaServerLauncher:
             ports=self._ports,
             respawn=spawn,
             stranger_patience=self._stranger_patience,
+            keeper=keeper,
         )
 
-    async def _spawn(self, capabilities: Capabilities, model: str, placement: Placement, log: ChildLog) -> Spawned:
+    async def read_ahead(self, model: str, room: Callable[[], int]) -> None:
+        """See `Launcher.read_ahead`."""
+        await read_ahead(self._specs[model].all_files, room)
+
+    async def _spawn(
+        self, capabilities: Capabilities, model: str, placement: Placement, log: ChildLog, keeper: SlotKeeper | None
+    ) -> Spawned:
         """Spawn on a port that is free now. Raises LaunchError; then nothing is left of it."""
         port = self._ports.take()
         key = secrets.token_urlsafe(32)
         log.redact(key)
         try:
             process = await ChildProcess.start(
-                self._argv(capabilities, model, port),
+                self._argv(capabilities, model, port, None if keeper is None else keeper.path),
                 env=child_environment(
                     self._specs[model].env,
                     key=key,
@@ -309,7 +345,7 @@ class LlamaServerLauncher:
         """See `Launcher.close`."""
         await self._guard.close()
 
-    def _argv(self, capabilities: Capabilities, model: str, port: int) -> tuple[str, ...]:
+    def _argv(self, capabilities: Capabilities, model: str, port: int, slot_save_path: Path | None) -> tuple[str, ...]:
         spec = self._specs[model]
         return build_argv(
             capabilities,
@@ -320,6 +356,7 @@ class LlamaServerLauncher:
             flags=spec.flags,
             # A command line flag of ours would override what the model's own environment says.
             cache_ram_mb=None if "LLAMA_ARG_CACHE_RAM" in spec.env else self._cache_ram_mb,
+            slot_save_path=slot_save_path,
         )
 
 

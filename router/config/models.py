@@ -180,6 +180,8 @@ class SystemConfig(_Section):
     health_interval_sec: Seconds = 30.0
     restart_grace_sec: Seconds = 10.0
     state_dir: FilePath = Path(".llama-router")
+    keep_conversations: bool = True
+    keep_conversations_mb: Count = 4096
 
 
 class ModelConfig(_Section):

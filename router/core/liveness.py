@@ -19,9 +19,10 @@ class Patience:
     """The longest that each step may take, in seconds.
 
     Attributes:
-        load: from the start of a child to READY.
+        load: from the start of a child until it serves.
         lease: from a grant to the moment its slot is idle again.
         stop: from the wish to stop a child to its end.
+        keep: to save one conversation before that, or to restore one after a load.
         reclaim: from the end of a child to the moment its memory is seen free.
     """
 
@@ -29,16 +30,18 @@ class Patience:
     lease: float
     stop: float
     reclaim: float
+    keep: float = 0.0
 
-    def with_step(self, state: ReplicaState) -> float:
-        """How long a replica may be in this state."""
-        match state:
+    def with_step(self, replica: Replica) -> float:
+        """How long a replica may be in its state."""
+        keeping = self.keep * (replica.slots + 1)  # more than there are slots come back together, as one
+        match replica.state:
             case ReplicaState.STARTING:
-                return self.load
+                return self.load + keeping
             case ReplicaState.DRAINING:
                 return self.lease
             case ReplicaState.STOPPING:
-                return self.stop
+                return self.stop + keeping
             case ReplicaState.RECLAIMING:
                 return self.reclaim
             case _:
@@ -84,7 +87,7 @@ def _of_line(state: State, replica: Replica, now: float) -> Iterator[str]:
 
 
 def _of_step(replica: Replica, patience: Patience, now: float) -> Iterator[str]:
-    longest, took = patience.with_step(replica.state), now - replica.since
+    longest, took = patience.with_step(replica), now - replica.since
     if took > longest + _SLACK_SEC:
         word = _WORDS[replica.state]
         yield f"model '{replica.model}' has been {word} for {took:.0f} s, which takes {longest:.0f} s at most"

@@ -37,7 +37,8 @@ from router.core.types import (
 )
 from router.engine.lease import Lease
 from router.engine.limits import Limits
-from router.engine.ports import Child, ChildExit, DeviceMonitor, Launcher, Observer, Upstream
+from router.engine.ports import Child, ChildExit, ConversationEvent, DeviceMonitor, Launcher, Observer, Upstream
+from router.engine.read_ahead import ReadAhead, spare_ram
 from router.engine.refusal import error_of
 from router.engine.supervisor import Supervisor
 from router.engine.turn import Turn
@@ -86,6 +87,7 @@ class Engine:
             left=lambda ticket: self._apply(self._scheduler.cancel(ticket, self.clock())),
             unused=lambda lease: self._released(lease, finished=True),
         )
+        self._ahead = ReadAhead(launcher, lambda: spare_ram(self.devices()))
         self._supervisors: dict[ReplicaId, Supervisor] = {}
         self._supervised: set[asyncio.Task[None]] = set()
         self._background: set[asyncio.Task[None]] = set()
@@ -127,13 +129,13 @@ class Engine:
         for task in (*self._supervised, *self._background):
             task.cancel()
         await asyncio.gather(*self._supervised, *self._background, return_exceptions=True)
+        await self._ahead.close()
         if self._timer is not None:
             self._timer.cancel()
         await self._launcher.close()
 
-    def clock(self) -> float:
-        """Seconds of the monotonic clock that all views use."""
-        return time.monotonic()
+    # Seconds of the monotonic clock that all views use.
+    clock = staticmethod(time.monotonic)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -166,7 +168,8 @@ class Engine:
         """Queue a ticket and wait for its lease (`engine.turn.Desk`)."""
         self._waiting.enter(ticket)
         self._apply(self._scheduler.submit(ticket, self.clock()))
-        return await self._waiting.answer(ticket.id)
+        lease = self._waiting.settled(ticket.id)
+        return await self._waiting.answer(ticket.id) if lease is None else lease
 
     def place(self, ticket: TicketId) -> LinePlace | None:
         """Where a ticket stands (`engine.turn.Desk`)."""
@@ -276,7 +279,7 @@ class Engine:
             case Start():
                 self._on_start(command)
             case Stop():
-                self._supervisors[command.replica].stop(force=command.force)
+                self._supervisors[command.replica].stop(force=command.force, keep=self.accepting and not command.force)
             case WakeAt(at):
                 self._wake_at(at)
             case Changed(model):
@@ -284,6 +287,7 @@ class Engine:
             case Evicted(model, for_model):
                 _log.info("%s makes room for %s", model, for_model)
                 self._observer.evicted(model, for_model)
+                self._ahead.begin(for_model)
 
     def _on_grant(self, command: Grant) -> None:
         supervisor = self._supervisors[command.replica]
@@ -306,6 +310,7 @@ class Engine:
         self._waiting.settle(command.ticket, error_of(command))
 
     def _on_start(self, command: Start) -> None:
+        self._ahead.end(command.model)
         supervisor = Supervisor(
             model=command.model,
             replica=command.replica,
@@ -325,6 +330,8 @@ class Engine:
     def _on_changed(self, model: str) -> None:
         view = self.view(model)
         previous, self._statuses[model] = self._statuses[model], view.status
+        if view.status is not Status.LOADING:
+            self._ahead.end(model)
         self._observer.model_changed(view, previous)
         self._news.set()
         self._news = asyncio.Event()
@@ -351,6 +358,7 @@ class Engine:
         seconds = now - self._load_started.pop(supervisor.replica, now)
         _log.info("%s is ready after %.2f s: %d slot(s)", supervisor.model, seconds, slots)
         self._observer.load_finished(supervisor.model, seconds, ok=True)
+        self._observer.load_phases(supervisor.model, supervisor.phases)
         self._apply(
             self._scheduler.replica_ready(
                 supervisor.replica, slots, now, readings=supervisor.readings, usage=supervisor.held
@@ -376,6 +384,11 @@ class Engine:
         self._supervisors.pop(supervisor.replica, None)
         now = self.clock()
         self._apply(self._scheduler.replica_reclaimed(supervisor.replica, now, readings=supervisor.readings))
+
+    def conversations(self, supervisor: Supervisor, event: ConversationEvent, count: int, seconds: float) -> None:
+        if count:
+            _log.info("%s: %d conversation(s) %s in %.0f ms", supervisor.model, count, event, seconds * 1000)
+            self._observer.conversations(supervisor.model, event, count)
 
     def lease_ended(self, lease: Lease) -> None:
         """An abandoned lease's slot has become idle."""

@@ -16,7 +16,7 @@ from router.errors import RouterError
 class Lease:
     """The right to have one request running on one replica.
 
-    Use it as an async context manager in the task that relays. Call `progress()` at each piece of content and
+    Use it as a context manager in the task that relays. Call `progress()` at each piece of content and
     `finish()` once the upstream's answer has been read to its end. Leaving the block without `finish()` abandons the
     lease: its slot counts as busy until the child shows it idle.
 
@@ -64,14 +64,14 @@ class Lease:
         if self._task is not None:
             self._task.cancel()
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         self._task = asyncio.current_task()
         if self._abort_error is not None:
             self._release(self, True)
             raise self._abort_error
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         task, self._task = self._task, None

@@ -5,12 +5,18 @@ A fake implements the same protocols; `tests/contract` holds both to one suite.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from router.core.types import Device, DeviceId, DeviceReading, ModelView, Placement, Priority, ReplicaId, Status
 from router.wire.pool import Pool
+
+# Until the process runs; until it has read its model and serves; until its conversations are back and it is granted.
+LoadPhase = Literal["spawn", "read", "ready"]
+LOAD_PHASES: tuple[LoadPhase, ...] = ("spawn", "read", "ready")
+ConversationEvent = Literal["saved", "restored"]
+CONVERSATION_EVENTS: tuple[ConversationEvent, ...] = ("saved", "restored")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +36,19 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class SlotReading:
-    """One slot of a child: `progress` grows while it works (prompt tokens processed + tokens decoded)."""
+    """One slot of a child.
+
+    Attributes:
+        task: number of its last task, in the order in which the child took them; -1 = none since its start.
+        progress: grows while it works (prompt tokens processed + tokens decoded).
+        tokens: what it remembers.
+    """
 
     id: int
     busy: bool
     task: int
     progress: int
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +98,15 @@ class Child(Protocol):
     async def slots(self) -> tuple[SlotReading, ...]:
         """The state of its slots. Raises OSError or TimeoutError when it does not answer in time."""
 
+    async def restore_conversations(self) -> int:
+        """Give its slots back what they remembered before the last unload; returns how many.
+
+        Once, between `ready` and the first request. Takes no longer than it can spare; never raises.
+        """
+
+    async def save_conversations(self) -> int:
+        """Keep what its idle slots remember for the next time; returns how many. Bounded likewise; never raises."""
+
     def tail(self, lines: int = 20) -> str:
         """The last lines of its log."""
 
@@ -97,6 +119,12 @@ class Launcher(Protocol):
 
     async def launch(self, model: str, replica: ReplicaId, placement: Placement) -> Child:
         """Spawn a child and return at once, before it is ready. Raises LaunchError."""
+
+    async def read_ahead(self, model: str, room: Callable[[], int]) -> None:
+        """Have a model's files read into RAM that nobody uses, so that its load finds them there.
+
+        `room` tells how many bytes of it there are now. Ends by itself; never raises; cancel it to stop.
+        """
 
     async def close(self) -> None:
         """Let go of everything that outlives single children; all of them are stopped by now."""
@@ -123,6 +151,12 @@ class Observer(Protocol):
     def granted(self, model: str, priority: Priority, waited: float) -> None: ...
 
     def load_finished(self, model: str, seconds: float, ok: bool) -> None: ...
+
+    def load_phases(self, model: str, phases: Mapping[LoadPhase, float]) -> None:
+        """Where the time of a successful load went, in seconds."""
+
+    def conversations(self, model: str, event: ConversationEvent, count: int) -> None:
+        """So many were saved before an unload, or restored after a load."""
 
     def evicted(self, model: str, for_model: str) -> None: ...
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
-from typing import Any, Protocol
+from time import monotonic
+from typing import Any, Protocol, TypeVar
 
 from router.core.types import DeviceId, DeviceReading, Placement, ReplicaId
 from router.engine.lease import Lease
 from router.engine.limits import Limits
-from router.engine.ports import Child, ChildExit, DeviceMonitor, Launcher, LaunchError
+from router.engine.ports import (
+    Child,
+    ChildExit,
+    ConversationEvent,
+    DeviceMonitor,
+    Launcher,
+    LaunchError,
+    LoadPhase,
+)
 from router.engine.slot_watch import SlotWatch
 from router.errors import RouterError
 
@@ -19,6 +28,8 @@ _log = logging.getLogger(__name__)
 _RECLAIM_INTERVAL = 0.1
 # Of what a replica was seen to hold on a GPU, the part that must be free again before it counts as given back.
 _RECLAIMED_SHARE = 0.9
+
+T = TypeVar("T")
 
 
 class SupervisorEvents(Protocol):
@@ -31,6 +42,8 @@ class SupervisorEvents(Protocol):
     def replica_reclaimed(self, supervisor: Supervisor) -> None: ...
 
     def lease_ended(self, lease: Lease) -> None: ...
+
+    def conversations(self, supervisor: Supervisor, event: ConversationEvent, count: int, seconds: float) -> None: ...
 
 
 class Supervisor:
@@ -57,18 +70,22 @@ class Supervisor:
         # The last observation while the child lived: what it held, and what the devices showed then.
         self.held: Mapping[DeviceId, int] = {}
         self.readings: tuple[DeviceReading, ...] = ()
+        self.phases: dict[LoadPhase, float] = {}
         self._launcher = launcher
         self._monitor = monitor
         self._limits = limits
         self._events = events
         self._ended = False
         self._stop_wanted = asyncio.Event()
+        self._in_a_hurry = asyncio.Event()
         self._grace = limits.stop_grace
 
-    def stop(self, *, force: bool) -> None:
-        """End the child; `force` skips the grace period."""
+    def stop(self, *, force: bool, keep: bool = False) -> None:
+        """End the child. `force` skips the grace period; `keep` saves its conversations first."""
         if force:
             self._grace = 0.0
+        if not keep:
+            self._in_a_hurry.set()
         self._stop_wanted.set()
 
     def abort_leases(self, error: RouterError) -> None:
@@ -110,10 +127,12 @@ class Supervisor:
 
     async def _live(self) -> ChildExit:
         before = await self._gpu_used()
+        began = monotonic()
         try:
             child = await self._launcher.launch(self.model, self.replica, self.placement)
         except LaunchError as error:
             return ChildExit(1, str(error))
+        self.phases["spawn"] = monotonic() - began
         self.child = child
         self.watch = watch = SlotWatch(child, self._limits, self._events.lease_ended)
         return await self._attend(child, watch, before)
@@ -131,10 +150,19 @@ class Supervisor:
 
     async def _until_stop(self, child: Child) -> ChildExit:
         await self._stop_wanted.wait()
+        if not self._in_a_hurry.is_set():
+            began = monotonic()
+            saved = await _first(self._hurry(), child.save_conversations())
+            self._events.conversations(self, "saved", saved, monotonic() - began)
         return await child.stop(grace=self._grace)
 
+    async def _hurry(self) -> int:
+        """Ends, with nothing saved, once there is no time for that."""
+        await self._in_a_hurry.wait()
+        return 0
+
     async def _serve(self, child: Child, watch: SlotWatch, before: Mapping[DeviceId, int]) -> ChildExit:
-        limit = self._limits.load_timeout
+        limit, began = self._limits.load_timeout, monotonic()
         try:
             async with asyncio.timeout(limit):
                 slots = await child.ready()
@@ -142,7 +170,11 @@ class Supervisor:
             return ChildExit(1, f"was not ready within {limit:g} s (load_timeout_sec)", timed_out=True)
         except LaunchError as error:
             return ChildExit(1, str(error))
+        serves = monotonic()
+        restored = await child.restore_conversations()
+        self._events.conversations(self, "restored", restored, monotonic() - serves)
         await self._measure(child, before)
+        self.phases |= {"read": serves - began, "ready": monotonic() - serves}
         self._events.replica_ready(self, slots)
         return await _first(self._check_health(child), watch.run())
 
@@ -187,7 +219,7 @@ class Supervisor:
             _log.warning("the GPU memory of %s was not seen free %g s after its end", self.model, limit)
 
 
-async def _first(*ways: Coroutine[Any, Any, ChildExit]) -> ChildExit:
+async def _first(*ways: Coroutine[Any, Any, T]) -> T:
     """The result of the way that ends first (in a tie, of the one named first); the others are cancelled."""
     tasks = [asyncio.create_task(way) for way in ways]
     try:

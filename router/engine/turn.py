@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Coroutine, Iterator
+from typing import Any, Protocol
 
 from router.core.types import LinePlace, Priority, Ticket, TicketId
 from router.engine.lease import Lease
@@ -12,7 +12,7 @@ from router.engine.lease import Lease
 class Desk(Protocol):
     """Where tickets are handed in; the engine."""
 
-    async def wait(self, ticket: Ticket) -> Lease:
+    def wait(self, ticket: Ticket) -> Coroutine[Any, Any, Lease]:
         """The lease, without a suspension if a slot is free. Raises RouterError."""
 
     def place(self, ticket: TicketId) -> LinePlace | None:
@@ -52,7 +52,7 @@ class Turn:
         self._deadline = deadline
         self._ticket: TicketId | None = None
 
-    async def lease(self) -> Lease:
+    def lease(self) -> Coroutine[Any, Any, Lease]:
         """Wait for a slot, without a suspension if one is free; leaving early (cancellation) leaves the queue at once.
 
         Raises:
@@ -60,7 +60,7 @@ class Turn:
         """
         again = self._ticket is not None
         self._ticket = ticket = next(self._ids)
-        return await self._desk.wait(
+        return self._desk.wait(
             Ticket(ticket, self._model, self._priority, self._arrived, self._deadline, again, self._width)
         )
 

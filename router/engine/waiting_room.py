@@ -42,16 +42,15 @@ class WaitingRoom:
             future.set_result(answer)
         return self._tickets.pop(ticket)
 
-    async def answer(self, ticket: TicketId) -> Lease:
-        """The lease, without a suspension if it is there already. Raises the error that was given instead."""
-        settled = self._settled.pop(ticket, None)
-        if settled is None:
-            return await self._wait(ticket)
-        if isinstance(settled, RouterError):
-            raise settled
-        return settled
+    def settled(self, ticket: TicketId) -> Lease | None:
+        """The lease if it is there already; None: wait for the `answer`. Raises the error that was given instead."""
+        found = self._settled.pop(ticket, None)
+        if isinstance(found, RouterError):
+            raise found
+        return found
 
-    async def _wait(self, ticket: TicketId) -> Lease:
+    async def answer(self, ticket: TicketId) -> Lease:
+        """Wait for the lease. Raises the error that was given instead."""
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._futures[ticket] = future
         try:

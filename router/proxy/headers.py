@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
+from router.wire.message import header_lines
 from router.wire.sink import RawHeaders
 
 # llama-server answers a bare 400 to more than 8 KB of headers, so only what it (or a remote of its kind) reads passes.
@@ -12,6 +14,7 @@ _TO_UPSTREAM = frozenset(
     (b"accept", b"content-type", b"anthropic-version", b"anthropic-beta", b"openai-beta", b"last-event-id")
 )
 _LONGEST_VALUE = 1024
+_CLIENTS = 256  # kinds of them, by what they send of the above
 
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
@@ -45,6 +48,21 @@ def to_upstream(
     if close:
         found[b"connection"] = b"close"
     return list(found.items())
+
+
+def lines_to_upstream(
+    headers: Iterable[tuple[bytes, bytes]], *, authorization: str, content_type: str | None, close: bool
+) -> bytes:
+    """The same as bytes. A client says the same in all of its requests, so they are made only once."""
+    passed = [header for header in headers if header[0] in _TO_UPSTREAM and len(header[1]) <= _LONGEST_VALUE]
+    return _lines_to_upstream(tuple(passed), authorization, content_type, close)
+
+
+@lru_cache(maxsize=_CLIENTS)
+def _lines_to_upstream(
+    passed: tuple[tuple[bytes, bytes], ...], authorization: str, content_type: str | None, close: bool
+) -> bytes:
+    return header_lines(to_upstream(passed, authorization=authorization, content_type=content_type, close=close))
 
 
 def to_client(headers: RawHeaders) -> RawHeaders:

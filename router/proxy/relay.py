@@ -21,7 +21,7 @@ from router.errors import UpstreamFailed
 from router.proxy.answer import Answer
 from router.proxy.complaint import translated
 from router.proxy.dialect import ErrorInfo
-from router.proxy.headers import to_client, to_upstream
+from router.proxy.headers import lines_to_upstream, to_client
 from router.wire.connection import Connection
 from router.wire.message import request_head
 from router.wire.pool import Pool
@@ -173,7 +173,15 @@ async def relay(upstream: Upstream, call: Call, answer: Answer, pace: Pace, leas
         connection = connection or await _connected(pool)
         taker = Relay(answer, lease)
         sink = taker if detour is None else detour.sink(taker, taker.progress)
-        broken = await _attempt(connection, request, sink, taker.outcome, pace)
+        pace.on_full, pace.on_ready = connection.pause, connection.resume
+        try:
+            connection.send(*request, sink)
+            broken = await taker.outcome
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        finally:
+            pace.on_full = pace.on_ready = None
         if not taker.whole or taker.streaming or close:
             connection.abort()
         else:
@@ -185,24 +193,11 @@ async def relay(upstream: Upstream, call: Call, answer: Answer, pace: Pace, leas
         connection = None  # it was kept a moment too long: the upstream was about to close it
 
 
-async def _attempt(
-    connection: Connection, request: tuple[bytes, bytes], sink: Sink, outcome: _Outcome, pace: Pace
-) -> ConnectionBroken | None:
-    """One request on one connection; returns how it broke, if it did. A cancellation closes it at once."""
-    pace.on_full, pace.on_ready = connection.pause, connection.resume
-    try:
-        connection.send(*request, sink)
-        return await outcome
-    except asyncio.CancelledError:
-        connection.abort()
-        raise
-    finally:
-        pace.on_full = pace.on_ready = None
-
-
 def _head(upstream: Upstream, call: Call, length: int, *, close: bool) -> bytes:
-    found = to_upstream(call.headers, authorization=upstream.authorization, content_type=call.content_type, close=close)
-    return request_head(call.method, call.target, upstream.url.removeprefix("http://"), found, length)
+    lines = lines_to_upstream(
+        call.headers, authorization=upstream.authorization, content_type=call.content_type, close=close
+    )
+    return request_head(call.method, call.target, upstream.url.removeprefix("http://"), lines, length)
 
 
 async def _connected(pool: Pool) -> Connection:

@@ -14,12 +14,14 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from router.core.types import Priority
+from router.engine.ports import CONVERSATION_EVENTS, LOAD_PHASES
 from router.telemetry.records import REQUEST_STATUSES
 
 _WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 240.0)
 _FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
 _LOAD_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 600.0)
+_PHASE_BUCKETS = (0.01, 0.025, 0.05, *_LOAD_BUCKETS)
 
 
 class Spread:
@@ -58,9 +60,9 @@ class Counts:
         waits: by priority, from the highest down.
     """
 
-    __slots__ = ("duration", "evictions", "first_byte", "generation_seconds", "load_seconds", "loads",
-                 "prompt_seconds", "replays", "requests", "restarts", "tokens_cached", "tokens_in", "tokens_out",
-                 "waits")  # fmt: skip
+    __slots__ = ("conversations", "duration", "evictions", "first_byte", "generation_seconds", "load_phases",
+                 "load_seconds", "loads", "prompt_seconds", "replays", "requests", "restarts", "tokens_cached",
+                 "tokens_in", "tokens_out", "waits")  # fmt: skip
 
     def __init__(self) -> None:
         self.requests = dict.fromkeys(REQUEST_STATUSES, 0)
@@ -77,6 +79,8 @@ class Counts:
         self.first_byte = Spread(_FIRST_BYTE_BUCKETS)
         self.duration = Spread(_DURATION_BUCKETS)
         self.load_seconds = Spread(_LOAD_BUCKETS)
+        self.load_phases = {phase: Spread(_PHASE_BUCKETS) for phase in LOAD_PHASES}
+        self.conversations = dict.fromkeys(CONVERSATION_EVENTS, 0)
 
     @property
     def queue_wait(self) -> dict[str, Spread]:
@@ -95,6 +99,7 @@ _COUNTERS = (
     ("router_loads_total", "Finished loads by result.", "result", "loads"),
     ("router_evictions_total", "Unloads that made room for another model.", "", "evictions"),
     ("router_restarts_total", "Restarts after a replica died.", "", "restarts"),
+    ("router_conversations_total", "Slots saved before an unload, restored after a load.", "event", "conversations"),
 )
 _HISTOGRAMS = (
     ("router_queue_wait_seconds", "From arrival to a granted slot, load included.", "priority", "queue_wait"),
@@ -106,6 +111,7 @@ _HISTOGRAMS = (
         "duration",
     ),
     ("router_load_seconds", "How long successful loads took.", "", "load_seconds"),
+    ("router_load_phase_seconds", "Where their time went.", "phase", "load_phases"),
 )
 
 

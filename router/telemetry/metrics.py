@@ -7,11 +7,12 @@ exists at 0 from the start.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
 
 from router.core.types import ModelView, Priority, Status
+from router.engine.ports import ConversationEvent, LoadPhase
 from router.telemetry.counts import Counts, CountsCollector
 from router.telemetry.gauges import EngineGauges, Provider, SharedSampler
 from router.telemetry.records import RecentRequests, RequestRecord
@@ -95,6 +96,13 @@ class Telemetry:
         counts.loads["success" if ok else "failure"] += 1
         if ok:
             counts.load_seconds.observe(seconds)
+
+    def load_phases(self, model: str, phases: Mapping[LoadPhase, float]) -> None:
+        for phase, seconds in phases.items():
+            self._counts[model].load_phases[phase].observe(seconds)
+
+    def conversations(self, model: str, event: ConversationEvent, count: int) -> None:
+        self._counts[model].conversations[event] += count
 
     def evicted(self, model: str, for_model: str) -> None:  # noqa: ARG002 the port's signature
         self._counts[model].evictions += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 from router.wire.connection import Connection
 
@@ -62,10 +63,9 @@ class Pool:
         if not connection.reusable:
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
-        self._kept[connection] = loop.time()
+        self._kept[connection] = monotonic()
         if self._expiry is None:
-            self._expiry = loop.call_later(self._keepalive, self._expire)
+            self._expiry = asyncio.get_running_loop().call_later(self._keepalive, self._expire)
 
     def close(self) -> None:
         """Close all connections, kept and in use; open answers break."""
@@ -82,11 +82,11 @@ class Pool:
         self._kept.pop(connection, None)
 
     def _expire(self) -> None:
-        loop = asyncio.get_running_loop()
         self._expiry = None
         for connection, since in list(self._kept.items()):
-            if loop.time() < since + self._keepalive:
-                self._expiry = loop.call_at(since + self._keepalive, self._expire)
+            left = since + self._keepalive - monotonic()
+            if left > 0:
+                self._expiry = asyncio.get_running_loop().call_later(left, self._expire)
                 break
             del self._kept[connection]
             connection.abort()

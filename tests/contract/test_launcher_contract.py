@@ -152,6 +152,24 @@ async def test_a_model_that_cannot_be_loaded_says_why(launcher: Launcher) -> Non
     await child.stop(grace=0)
 
 
+async def test_where_nothing_is_kept_nothing_is_saved(child: Child) -> None:
+    assert await child.restore_conversations() == 0
+    await ask(child)
+    assert await child.save_conversations() == 0
+
+
+async def test_saving_and_restoring_never_raise(child: Child) -> None:
+    await child.stop(grace=0)
+    assert await child.save_conversations() == await child.restore_conversations() == 0
+
+
+async def test_reading_ahead_ends_by_itself(launcher: Launcher) -> None:
+    rooms = [1 << 40, 0]
+    async with asyncio.timeout(5):
+        for room in rooms:
+            await launcher.read_ahead("org/slow:q4", lambda room=room: room)  # type: ignore[misc]
+
+
 async def test_two_replicas_have_ports_of_their_own(launcher: Launcher, child: Child) -> None:
     other = await launcher.launch("org/slow:q4", 2, ON_CPU)
     async with asyncio.timeout(30):

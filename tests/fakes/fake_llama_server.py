@@ -18,6 +18,10 @@ Misbehaviour comes from flags (they may stand among a model's `flags`) or from t
     --prefill-delay S        before the first token        --tokens N              when the request sets no limit
     --crash-after-tokens N   SIGKILL itself in an answer   --stall-after-tokens N  stop producing, stay healthy
     --bad-sse                break the stream's framing    --status N              answer generations with this status
+    --prompt-ms MS           tell of so long prompts       --slot-bytes N          bytes of a saved slot, a token each
+    --slot-trouble DIR       a file in there is named after what goes wrong with saved slots. refuse: there are none;
+                             hang: no answer; crash: at a restore; short: less is written than told; forget: nothing
+                             is restored; vain: nothing is found in what was restored
 
 `GET /fake/process` tells pid, argv, environment, working directory, stdin and process group; `GET /fake/requests` tells
 the generations in the order in which they were started, each with its last message or prompt.
@@ -31,10 +35,12 @@ import contextlib
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 VERSION = "version: 11434 (fake000)\nbuilt with nothing for tests\n"
@@ -58,12 +64,15 @@ def option_parser() -> argparse.ArgumentParser:
     for name in ("never-ready", "lose-port", "ignore-term", "fork-grandchild", "print-key", "ignore-key", "hang-health",
                  "bad-sse"):  # fmt: skip
         parser.add_argument(f"--{name}", action="store_true", default=_environ(name) == "1")
-    for name in ("ready-after", "token-delay", "prefill-delay", "exit-after"):
+    for name in ("ready-after", "token-delay", "prefill-delay", "exit-after", "prompt-ms"):
         parser.add_argument(f"--{name}", type=float, default=float(_environ(name) or 0))
     for name in ("exit-code", "stderr-flood", "long-line", "tokens", "crash-after-tokens", "stall-after-tokens",
                  "status"):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=int(_environ(name)) if _environ(name) else None)
     parser.add_argument("--exit-message", default=_environ("exit-message"))
+    parser.add_argument("--slot-save-path", default="")
+    parser.add_argument("--slot-bytes", type=int, default=4)
+    parser.add_argument("--slot-trouble", type=Path)
     return parser
 
 
@@ -78,6 +87,7 @@ class Slot:
     busy: bool = False
     prompt: int = 0
     decoded: int = 0
+    memory: bytes = b""  # a token a byte
 
 
 @dataclass
@@ -103,6 +113,9 @@ class FakeServer:
         self.started: list[dict[str, Any]] = []
         self.waiting = 0
         self.tokens_predicted = 0
+        self.tokens_read = 0
+        self.tokens_cached = 0
+        self.aside: list[bytes] = []
 
     async def run(self) -> None:
         options = self.options
@@ -208,9 +221,56 @@ class FakeServer:
             return await send_json(
                 writer, 200, {"object": "list", "model": self.options.alias, "data": data, "usage": usage}
             )
+        if path == "/completion":
+            slot = self.slots[request.json["id_slot"]]
+            self.aside.append(slot.memory)
+            slot.memory, slot.prompt, slot.task = b"", 0, len(self.started)
+            self.started.append({"task": slot.task, "slot": slot.id, "text": ""})
+            return await send_json(writer, 200, {"content": ""})
+        if path.startswith("/slots/"):
+            return await self._move_slot(path, request, writer)
         if path == "/tokenize":
             return await send_json(writer, 200, {"tokens": list(request.json.get("content", "").encode())})
         return await send_json(writer, 404, UNKNOWN)
+
+    async def _move_slot(self, path: str, request: Request, writer: asyncio.StreamWriter) -> bool:
+        trouble, action = self._slot_trouble(), request.path.partition("action=")[2]
+        if trouble == "refuse" or not self.options.slot_save_path:
+            error = {"code": 501, "message": "This server does not support slots action", "type": "not_supported_error"}
+            return await send_json(writer, 501, {"error": error})
+        if trouble == "hang":
+            await asyncio.Event().wait()
+        slot = self.slots[int(path.rpartition("/")[2])]
+        file = Path(self.options.slot_save_path, request.json["filename"])
+        if action == "save":
+            return await send_json(writer, 200, self._save(slot, file) | {"n_saved": len(slot.memory)})
+        if trouble == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        written = file.read_bytes()  # noqa: ASYNC240  a badly behaved program
+        count = struct.unpack_from("<I", written, 8)[0]
+        slot.memory = b"" if trouble == "forget" else bytes(struct.unpack_from(f"<{count}I", written, 12))
+        slot.prompt = len(slot.memory)
+        return await send_json(writer, 200, {"n_restored": len(slot.memory), "n_read": len(written)})
+
+    def _slot_trouble(self) -> str:
+        folder = self.options.slot_trouble
+        return next((file.name for file in folder.iterdir()), "") if folder is not None else ""
+
+    def _save(self, slot: Slot, file: Path) -> dict[str, int]:
+        """As llama.cpp does: magic, version, the number of tokens, the tokens, and what they stand for."""
+        tokens = slot.memory
+        head = struct.pack(f"<4sII{len(tokens)}I", b"qsgg", 2, len(tokens), *tokens)
+        written = head + bytes((self.options.slot_bytes - 4) * len(tokens))
+        file.write_bytes(written[: len(written) // 2] if self._slot_trouble() == "short" else written)
+        return {"n_written": len(written)}
+
+    def _read(self, slot: Slot, prompt: bytes) -> None:
+        """Have the slot take in a prompt: what it shares with its memory is found there."""
+        found = max(shared(memory, prompt) for memory in (slot.memory, *self.aside))
+        found = 0 if self._slot_trouble() == "vain" else found
+        self.tokens_cached += found
+        self.tokens_read += len(prompt) - found
+        slot.memory, slot.prompt = prompt, len(prompt)
 
     def _slot(self, slot: Slot) -> dict[str, Any]:
         answer: dict[str, Any] = {"id": slot.id, "n_ctx": self.options.ctx_size, "is_processing": slot.busy}
@@ -222,6 +282,9 @@ class FakeServer:
     def _metrics(self) -> str:
         busy = sum(slot.busy for slot in self.slots)
         return (
+            f"llamacpp:prompt_tokens_total {self.tokens_read}\n"
+            f"llamacpp:prompt_tokens_cached_total {self.tokens_cached}\n"
+            f"llamacpp:prompt_seconds_total {self.tokens_read * self.options.prompt_ms / 1000}\n"
             "# TYPE llamacpp:tokens_predicted_total counter\n"
             f"llamacpp:tokens_predicted_total {self.tokens_predicted}\n"
             "# TYPE llamacpp:requests_processing gauge\n"
@@ -237,8 +300,11 @@ class FakeServer:
             await self.free.acquire()
         finally:
             self.waiting -= 1
-        slot = next(slot for slot in self.slots if not slot.busy)
-        slot.busy, slot.decoded, slot.prompt, slot.task = True, 0, len(request.body), len(self.started)
+        prompt = prompt_of(request.json)
+        idle = [slot for slot in self.slots if not slot.busy]
+        slot = max(idle, key=lambda slot: (shared(slot.memory, prompt), -slot.task))
+        slot.busy, slot.decoded, slot.task = True, 0, len(self.started)
+        self._read(slot, prompt)
         self.started.append({"task": slot.task, "slot": slot.id, "text": last_text(request.json)})
         try:
             yield slot
@@ -369,6 +435,19 @@ def whole_answer(alias: str, words: list[str], slot: Slot, *, chat: bool) -> dic
     kind = "chat.completion" if chat else "text_completion"
     return {"id": "fake", "object": kind, "created": 1, "model": alias,
             "choices": [{"index": 0, "finish_reason": "stop", **said}], "usage": usage_of(slot)}  # fmt: skip
+
+
+def prompt_of(asked: dict[str, Any]) -> bytes:
+    """All that was said so far."""
+    said = asked.get("messages") or [{"content": asked.get("prompt", "")}]
+    return "\n".join(str(message.get("content", "")) for message in said).encode()
+
+
+def shared(one: bytes, other: bytes) -> int:
+    """How many tokens both begin with."""
+    return next(
+        (n for n, (mine, its) in enumerate(zip(one, other, strict=False)) if mine != its), min(len(one), len(other))
+    )
 
 
 def usage_of(slot: Slot) -> dict[str, int]:

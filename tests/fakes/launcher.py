@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from router.core.types import HOST, Device, DeviceId, DeviceKind, DeviceReading, Placement, ReplicaId
@@ -25,6 +25,9 @@ class FakeChild:
         self.works = False  # a slot moves on from one reading to the next
         self.stuck: tuple[SlotReading, ...] = ()  # beside that one
         self.hold_stop: asyncio.Event | None = None  # its end waits for this
+        self.kept = 0  # conversations that it saves and restores
+        self.saves = 0
+        self.hold_save: asyncio.Event | None = None
         self.is_healthy = True
         self.health_checks = 0
         self.stops: list[float] = []
@@ -67,6 +70,15 @@ class FakeChild:
             return (*self.stuck, SlotReading(0, busy=True, task=9, progress=self._steps))
         return self.readings
 
+    async def restore_conversations(self) -> int:
+        return self.kept
+
+    async def save_conversations(self) -> int:
+        self.saves += 1
+        if self.hold_save is not None:
+            await self.hold_save.wait()
+        return self.kept
+
     def tail(self, lines: int = 20) -> str:
         return "log"
 
@@ -87,15 +99,27 @@ class FakeLauncher:
     refuse: str = ""
     children: list[FakeChild] = field(default_factory=list)
     closed: bool = False
+    kept: int = 0  # conversations of each child
+    ahead: list[str] = field(default_factory=list)  # models that are being read
+    room: int = 0  # as seen by the last of them
 
     async def launch(self, model: str, replica: ReplicaId, placement: Placement) -> FakeChild:
         if self.refuse:
             raise LaunchError(self.refuse)
         child = FakeChild(model, replica)
+        child.kept = self.kept
         if self.ready_at_once:
             child.become_ready(self.slots)
         self.children.append(child)
         return child
+
+    async def read_ahead(self, model: str, room: Callable[[], int]) -> None:
+        self.ahead.append(model)
+        self.room = room()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.ahead.remove(model)
 
     async def close(self) -> None:
         self.closed = True

@@ -21,7 +21,7 @@ import pytest
 from router.backends.llama_server import LlamaServerChild, LlamaServerLauncher, LlamaServerSpec
 from router.core.types import HOST, Placement
 from router.engine.ports import LaunchError
-from router.wire.message import request_head
+from router.wire.message import header_lines, request_head
 from tests.fakes.fake_binary import make_fake_binary
 from tests.fakes.sink import RecordingSink
 from tests.support.router import ROOT, free_port
@@ -264,7 +264,8 @@ async def test_a_client_of_ours_does_not_hold_it_up(launch: Launch) -> None:
     upstream, sink, body = child.upstream, RecordingSink(), b'{"stream": true}'
     headers = [(b"authorization", upstream.authorization.encode()), (b"content-type", b"application/json")]
     connection = await upstream.pool.connect()
-    connection.send(request_head("POST", "/v1/completions", "127.0.0.1", headers, len(body)), body, sink)
+    head = request_head("POST", "/v1/completions", "127.0.0.1", header_lines(headers), len(body))
+    connection.send(head, body, sink)
     await sink.head_told()
     assert [slot.busy for slot in await child.slots()].count(True) == 1
     async with asyncio.timeout(2):

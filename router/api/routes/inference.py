@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,10 +23,10 @@ class InferenceEndpoint:
         self._endpoint = endpoint
         self._plain = self._wish(b"")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # noqa: ARG002  ASGI's signature
         query = scope["query_string"]
         wish = self._wish(query) if query else self._plain
-        await carry_out(self._services, wish, scope, receive)
+        return carry_out(self._services, wish, scope, receive)
 
     def _wish(self, query: bytes) -> Wish:
         path = self._endpoint.path
@@ -46,9 +48,8 @@ class ShortCut:
             for method in endpoint.methods
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._known.get((scope["method"], scope["path"]), self._app) if scope["type"] == "http" else self._app
-        await app(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._known.get((scope["method"], scope["path"]), self._app)(scope, receive, send)
 
 
 def routes(services: Services) -> list[BaseRoute]:

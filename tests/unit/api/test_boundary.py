@@ -78,6 +78,13 @@ async def test_large_headers_stay_here(router: Site) -> None:
     assert router.upstream.heard == []
 
 
+async def test_large_headers_do_not_hide_behind_another_request(router: Site) -> None:
+    small, large = b"GET /health HTTP/1.1\r\nhost: localhost\r\n", b"connection: close\r\nx-large: " + b"a" * 20_000
+    answers = await router.address.say(small + b"\r\n" + small + large + b"\r\n\r\n")
+    assert answers.startswith(b"HTTP/1.1 200")
+    assert b"HTTP/1.1 431" in answers
+
+
 async def test_a_bug_is_told_without_its_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(FakeEngine):
         @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -53,6 +54,16 @@ def test_a_step_that_takes_too_long(lead: Callable[[Drive], None], longest: floa
     assert troubles(drive) == ()
     drive.now += 2
     assert f"model 'a' {word}" in troubles(drive)[0]
+
+
+def test_conversations_may_be_saved_and_restored_meanwhile() -> None:
+    drive = Drive([cpu_model("a", slots=2)])
+    loading(drive)
+    patience = replace(PATIENCE, keep=30)
+    drive.now += 60 + 3 * 30 + 9
+    assert drive.scheduler.troubles(patience, {}, drive.now) == ()
+    drive.now += 2
+    assert len(drive.scheduler.troubles(patience, {}, drive.now)) == 1
 
 
 def test_an_idle_model_may_stay_for_ever() -> None:

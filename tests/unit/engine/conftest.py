@@ -10,6 +10,7 @@ import pytest
 from router.core.types import ModelView, Policy, Priority, Status
 from router.engine.engine import Engine
 from router.engine.limits import Limits
+from router.engine.ports import ConversationEvent, LoadPhase
 from tests.fakes.launcher import FakeDevices, FakeLauncher
 from tests.support.drive import cpu_model
 from tests.support.waiting import until
@@ -24,6 +25,8 @@ class Recorder:
     evictions: list[tuple[str, str]] = field(default_factory=list)
     restarts: list[str] = field(default_factory=list)
     grants: list[tuple[str, Priority]] = field(default_factory=list)
+    phases: list[tuple[str, set[LoadPhase]]] = field(default_factory=list)
+    kept: list[tuple[str, ConversationEvent, int]] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def model_changed(self, view: ModelView, previous: Status) -> None:
@@ -35,6 +38,12 @@ class Recorder:
 
     def load_finished(self, model: str, seconds: float, ok: bool) -> None:
         self.loads.append((model, ok))
+
+    def load_phases(self, model: str, phases: Mapping[LoadPhase, float]) -> None:
+        self.phases.append((model, set(phases)))
+
+    def conversations(self, model: str, event: ConversationEvent, count: int) -> None:
+        self.kept.append((model, event, count))
 
     def evicted(self, model: str, for_model: str) -> None:
         self.evictions.append((model, for_model))

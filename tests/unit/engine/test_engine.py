@@ -30,7 +30,7 @@ async def test_twenty_first_requests_start_one_child(bench: Any) -> None:
 
         async def request() -> None:
             nonlocal served
-            async with await b.engine.lease("a", Priority.NORMAL) as lease:
+            with await b.engine.lease("a", Priority.NORMAL) as lease:
                 served += 1
                 lease.finish()
 
@@ -44,27 +44,27 @@ async def test_twenty_first_requests_start_one_child(bench: Any) -> None:
 
 async def test_a_free_slot_is_granted_without_a_suspension(bench: Any) -> None:
     async with bench() as b:
-        async with await b.engine.lease("a", Priority.NORMAL) as lease:
+        with await b.engine.lease("a", Priority.NORMAL) as lease:
             lease.finish()
         granting = b.engine.lease("a", Priority.NORMAL)
         with pytest.raises(StopIteration) as done:
             granting.send(None)
         lease = done.value.value
-        async with lease:
+        with lease:
             lease.finish()
 
 
 async def test_a_waiter_that_leaves_is_not_granted(bench: Any) -> None:
     async with bench() as b:
         first = await b.engine.lease("a", Priority.NORMAL)
-        async with first:
+        with first:
             second = asyncio.create_task(b.engine.lease("a", Priority.NORMAL))
             third = asyncio.create_task(b.engine.lease("a", Priority.NORMAL))
             await b.until(lambda: b.engine.view("a").queue_depth == 2)
             second.cancel()
             await asyncio.gather(second, return_exceptions=True)
             first.finish()
-        async with await third as lease:
+        with await third as lease:
             lease.finish()
         assert len(b.seen.grants) == 2
 
@@ -72,7 +72,7 @@ async def test_a_waiter_that_leaves_is_not_granted(bench: Any) -> None:
 async def test_a_grant_that_meets_a_cancellation_gives_its_slot_back(bench: Any) -> None:
     async with bench() as b:
         first = await b.engine.lease("a", Priority.NORMAL)
-        async with first:
+        with first:
             waiting = asyncio.create_task(b.engine.lease("a", Priority.NORMAL))
             await b.until(lambda: b.engine.view("a").queue_depth == 1)
             first.finish()
@@ -119,7 +119,7 @@ async def test_a_load_that_takes_too_long_is_ended(bench: Any) -> None:
 
 async def test_a_child_that_dies_later_is_replaced(bench: Any) -> None:
     async with bench(policy=Policy(restart_grace=0.0)) as b:
-        async with await b.engine.lease("a", Priority.NORMAL) as lease:
+        with await b.engine.lease("a", Priority.NORMAL) as lease:
             lease.finish()
         b.launcher.children[0].die()
         await b.until(lambda: len(b.launcher.children) == 2)
@@ -140,7 +140,7 @@ async def test_a_child_that_stops_answering_is_replaced(bench: Any) -> None:
 async def test_the_least_recently_used_makes_room(bench: Any) -> None:
     async with bench("a", "b", "c", policy=Policy(max_models=2)) as b:
         for name in "abc":
-            async with await b.engine.lease(name, Priority.NORMAL) as lease:
+            with await b.engine.lease(name, Priority.NORMAL) as lease:
                 lease.finish()
         assert b.seen.evictions == [("a", "c")]
         assert [view.status for view in b.engine.views()] == [Status.OFF, Status.READY, Status.READY]
@@ -149,7 +149,7 @@ async def test_the_least_recently_used_makes_room(bench: Any) -> None:
 async def test_eject_waits_for_what_runs(bench: Any) -> None:
     async with bench() as b:
         lease = await b.engine.lease("a", Priority.NORMAL)
-        async with lease:
+        with lease:
             ejecting = asyncio.create_task(b.engine.eject("a", force=False))
             await b.until(lambda: b.engine.view("a").status is Status.DRAINING)
             assert not b.launcher.children[0].stops
@@ -162,7 +162,7 @@ async def test_a_forced_eject_tells_what_it_cut(bench: Any) -> None:
     async with bench() as b:
 
         async def request() -> None:
-            async with await b.engine.lease("a", Priority.NORMAL):
+            with await b.engine.lease("a", Priority.NORMAL):
                 await asyncio.Event().wait()
 
         running = asyncio.create_task(request())
@@ -174,28 +174,27 @@ async def test_a_forced_eject_tells_what_it_cut(bench: Any) -> None:
 
 async def test_an_abandoned_slot_stays_busy_until_the_child_shows_it_idle(bench: Any) -> None:
     async with bench() as b:
-        async with await b.engine.lease("a", Priority.NORMAL):
+        with await b.engine.lease("a", Priority.NORMAL):
             b.launcher.children[0].readings = (SlotReading(0, busy=True, task=1, progress=1),)
         following = asyncio.create_task(b.engine.lease("a", Priority.NORMAL))
         await b.until(lambda: b.engine.view("a").queue_depth == 1)
         assert b.engine.view("a").busy == 1
         b.launcher.children[0].readings = (SlotReading(0, busy=False, task=1, progress=1),)
-        async with await following as lease:
+        with await following as lease:
             lease.finish()
 
 
 async def test_a_lease_without_progress_ends_with_an_error(bench: Any) -> None:
     async with bench(request_timeout=0.2) as b:
-        with pytest.raises(UpstreamStalled):
-            async with await b.engine.lease("a", Priority.NORMAL):
-                await asyncio.Event().wait()
+        with pytest.raises(UpstreamStalled), await b.engine.lease("a", Priority.NORMAL):
+            await asyncio.Event().wait()
 
 
 async def test_slots_that_move_count_as_progress(bench: Any) -> None:
     async with bench(request_timeout=0.2, generation_timeout=1.0) as b:
 
         async def request() -> None:
-            async with await b.engine.lease("a", Priority.NORMAL):
+            with await b.engine.lease("a", Priority.NORMAL):
                 b.launcher.children[0].works = True
                 await asyncio.Event().wait()
 
@@ -205,9 +204,9 @@ async def test_slots_that_move_count_as_progress(bench: Any) -> None:
 
 async def test_a_slot_that_hangs_after_its_client_has_gone_costs_the_replica(bench: Any) -> None:
     async with bench(request_timeout=0.2, policy=Policy(restart_grace=0.0)) as b:
-        async with await b.engine.lease("a", Priority.NORMAL):
+        with await b.engine.lease("a", Priority.NORMAL):
             b.launcher.children[0].readings = (SlotReading(0, busy=True, task=1, progress=1),)
-        async with await b.engine.lease("a", Priority.NORMAL) as lease:
+        with await b.engine.lease("a", Priority.NORMAL) as lease:
             assert len(b.launcher.children) == 2
             lease.finish()
 
@@ -218,7 +217,7 @@ async def test_of_two_leases_the_one_whose_slot_stands_still_is_ended(bench: Any
 
         async def request(name: str) -> None:
             try:
-                async with await b.engine.lease("a", Priority.NORMAL):
+                with await b.engine.lease("a", Priority.NORMAL):
                     await asyncio.Event().wait()
             except (UpstreamStalled, GenerationTimeout) as error:
                 ends.append(f"{name}: {type(error).__name__}")
@@ -244,7 +243,7 @@ async def test_nothing_is_granted_on_a_replica_that_has_been_given_up(bench: Any
         waiting = asyncio.create_task(b.engine.lease("a", Priority.NORMAL))
         await b.until(lambda: b.engine.view("a").queue_depth == 1)
         first.hold_stop.set()
-        async with await waiting as lease:
+        with await waiting as lease:
             assert lease.replica != first.replica
             lease.finish()
 
@@ -270,7 +269,7 @@ async def test_who_waited_in_vain_for_a_load_is_told_how_long_it_will_be(bench: 
 
 async def test_a_dropped_preload_does_not_make_a_load_too_large(bench: Any) -> None:
     async with bench("a", "b", policy=Policy(max_models=1)) as b:
-        async with await b.engine.lease("a", Priority.NORMAL) as lease:
+        with await b.engine.lease("a", Priority.NORMAL) as lease:
             b.engine.load("b", evict=False)
             b.engine.load("b")
             assert b.engine.view("b").reason == "waits for room"
@@ -282,7 +281,7 @@ async def test_a_cancellation_from_elsewhere_stays_one(bench: Any) -> None:
     async with bench() as b:
 
         async def request() -> None:
-            async with await b.engine.lease("a", Priority.NORMAL):
+            with await b.engine.lease("a", Priority.NORMAL):
                 await asyncio.Event().wait()
 
         running = asyncio.create_task(request())
@@ -300,7 +299,7 @@ async def test_closing_ends_every_child_and_refuses_new_work(bench: Any) -> None
         b.engine.begin_close()
         with pytest.raises(ShuttingDown):
             await b.engine.lease("a", Priority.NORMAL)
-        async with lease:
+        with lease:
             lease.finish()
     assert all(child.stops for child in b.launcher.children)
     assert b.launcher.closed

@@ -23,7 +23,7 @@ def positions(*turns: Turn) -> list[int]:
 async def test_who_comes_back_stands_at_the_head_of_its_class(bench: Any) -> None:
     async with bench(policy=Policy(restart_grace=0.0)) as b:
         turn = b.engine.turn("a", Priority.NORMAL)
-        async with await turn.lease():
+        with await turn.lease():
             later = [b.engine.turn("a", Priority.NORMAL) for _ in range(2)]
             waiting = [asyncio.create_task(other.lease()) for other in later]
             await b.until(lambda: b.engine.view("a").queue_depth == 2)
@@ -37,14 +37,14 @@ async def test_who_comes_back_stands_at_the_head_of_its_class(bench: Any) -> Non
         assert lease.replica == 2
         assert not any(task.done() for task in waiting)
         for task in (again, *waiting):
-            async with await task as lease:
+            with await task as lease:
                 lease.finish()
 
 
 async def test_the_deadline_of_a_request_that_comes_back_is_kept(bench: Any) -> None:
     async with bench(policy=Policy(restart_grace=0.0), launcher=FakeLauncher()) as b:
         turn = b.engine.turn("a", Priority.NORMAL, timeout=0.05)
-        async with await turn.lease():
+        with await turn.lease():
             b.launcher.ready_at_once = False
             b.launcher.children[0].die()
             assert await b.engine.wait_gone("a", 1, timeout=5)
@@ -55,11 +55,11 @@ async def test_the_deadline_of_a_request_that_comes_back_is_kept(bench: Any) -> 
 async def test_a_pause_after_a_crash_is_waited_out(bench: Any) -> None:
     async with bench(policy=Policy(backoff_base=0.05)) as b:
         turn = b.engine.turn("a", Priority.NORMAL)
-        async with await turn.lease():
+        with await turn.lease():
             b.launcher.children[0].die()
             assert await b.engine.wait_gone("a", 1, timeout=5)
         assert b.engine.view("a").status is Status.FAILED
-        async with await turn.lease() as lease:
+        with await turn.lease() as lease:
             assert lease.replica == 2
             lease.finish()
 
@@ -67,7 +67,7 @@ async def test_a_pause_after_a_crash_is_waited_out(bench: Any) -> None:
 async def test_a_model_that_has_failed_for_good_is_not_waited_for(bench: Any) -> None:
     async with bench(policy=Policy(failure_limit=1)) as b:
         turn = b.engine.turn("a", Priority.NORMAL)
-        async with await turn.lease():
+        with await turn.lease():
             b.launcher.children[0].die("out of memory")
             assert await b.engine.wait_gone("a", 1, timeout=5)
         with pytest.raises(ModelFailed, match="out of memory"):
@@ -76,7 +76,7 @@ async def test_a_model_that_has_failed_for_good_is_not_waited_for(bench: Any) ->
 
 async def test_a_replica_that_lives_is_not_waited_for_longer_than_that(bench: Any) -> None:
     async with bench() as b:
-        async with await b.engine.turn("a", Priority.NORMAL).lease() as lease:
+        with await b.engine.turn("a", Priority.NORMAL).lease() as lease:
             assert not await b.engine.wait_gone("a", lease.replica, timeout=0.01)
             lease.finish()
         assert await b.engine.wait_gone("a", 99, timeout=0.01)

@@ -1,6 +1,6 @@
 """What crosses the router, and what does not."""
 
-from router.proxy.headers import to_client, to_upstream
+from router.proxy.headers import lines_to_upstream, to_client, to_upstream
 
 
 def test_only_what_the_upstream_reads_goes_there() -> None:
@@ -45,6 +45,20 @@ def test_a_multipart_content_type_keeps_its_boundary() -> None:
     client = [(b"content-type", b"multipart/form-data; boundary=x")]
     found = to_upstream(client, authorization="", content_type=None, close=False)
     assert (b"content-type", b"multipart/form-data; boundary=x") in found
+
+
+def test_as_bytes_they_are_those_of_the_request_at_hand() -> None:
+    for accept in (b"text/event-stream", b"*/*", b"text/event-stream"):
+        found = lines_to_upstream(
+            [(b"cookie", b"a"), (b"accept", accept)],
+            authorization="Bearer child",
+            content_type="text/plain",
+            close=True,
+        )
+        assert found == (
+            b"accept: " + accept + b"\r\naccept-encoding: identity\r\nauthorization: Bearer child\r\n"
+            b"content-type: text/plain\r\nconnection: close\r\n"
+        )
 
 
 def test_hop_by_hop_headers_and_the_upstreams_own_words_end_here() -> None:

@@ -63,7 +63,7 @@ async def upstream(fake: FakeUpstream) -> AsyncIterator[Upstream]:
 
 async def ask(upstream: Upstream, *, stream: bool = False, body: bytes = b"{}") -> tuple[Client, Releases, Lease]:
     client, releases = Client(), Releases()
-    async with releases.lease(upstream) as lease:
+    with releases.lease(upstream) as lease:
         await relay(upstream, call(body, stream=stream), client.answer, client, lease)
     return client, releases, lease
 
@@ -123,7 +123,7 @@ async def test_pings_are_no_progress(fake: FakeUpstream, upstream: Upstream) -> 
 
     fake.script = script
     client, releases = Client(), Releases()
-    async with releases.lease(upstream) as lease:
+    with releases.lease(upstream) as lease:
         task = asyncio.create_task(relay(upstream, call(stream=True), client.answer, client, lease))
         await eventually(lambda: client.body == b":\n\n")
         before = lease.last_progress, client.answer.first_content
@@ -191,9 +191,8 @@ async def test_a_break_before_the_first_byte_leaves_the_client_untold(
 
     fake.script = script
     client, releases = Client(), Releases()
-    with pytest.raises(UpstreamFailed):
-        async with releases.lease(upstream) as lease:
-            await relay(upstream, call(), client.answer, client, lease)
+    with pytest.raises(UpstreamFailed), releases.lease(upstream) as lease:
+        await relay(upstream, call(), client.answer, client, lease)
     assert not client.answer.started
     assert releases.finished == [False]
 
@@ -331,7 +330,7 @@ async def test_a_detour_changes_both_ways_and_keeps_the_lease_alive(fake: FakeUp
     client, releases = Client(), Releases()
     asked = call(b"{}")
     asked.detour = Shout()
-    async with releases.lease(upstream) as lease:
+    with releases.lease(upstream) as lease:
         task = asyncio.create_task(relay(upstream, asked, client.answer, client, lease))
         await eventually(lambda: lease.last_progress > 0.0)
         assert not client.answer.started

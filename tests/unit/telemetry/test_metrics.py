@@ -35,6 +35,8 @@ EXPECTED = {
     "router_time_to_first_byte_seconds": "histogram",
     "router_request_duration_seconds": "histogram",
     "router_load_seconds": "histogram",
+    "router_load_phase_seconds": "histogram",
+    "router_conversations": "counter",
     "router_model_vram_bytes": "gauge",
     "router_queue_depth": "gauge",
     "router_queue_oldest_wait_seconds": "gauge",
@@ -175,11 +177,17 @@ def test_what_the_engine_tells_is_counted() -> None:
     of.granted("qwen", Priority.HIGH, 0.3)
     of.load_finished("qwen", 4.0, ok=True)
     of.load_finished("qwen", 9.0, ok=False)
+    of.load_phases("qwen", {"spawn": 0.5, "read": 3.0, "ready": 0.25})
+    of.conversations("qwen", "saved", 2)
     of.evicted("qwen", "org/ünï:q4")
     of.restarted("org/ünï:q4")
     of.request_replayed("qwen")
     assert value(of, "router_queue_wait_seconds_sum", model="qwen", priority="high") == 0.3
     assert value(of, "router_queue_wait_seconds_count", model="qwen", priority="low") == 0
+    assert value(of, "router_load_phase_seconds_sum", model="qwen", phase="read") == 3.0
+    assert value(of, "router_load_phase_seconds_count", model="org/ünï:q4", phase="ready") == 0
+    assert value(of, "router_conversations_total", model="qwen", event="saved") == 2
+    assert value(of, "router_conversations_total", model="qwen", event="restored") == 0
     assert value(of, "router_loads_total", model="qwen", result="success") == 1
     assert value(of, "router_loads_total", model="qwen", result="failure") == 1
     assert value(of, "router_load_seconds_sum", model="qwen") == 4.0
