@@ -95,7 +95,7 @@ class World:
     def ask(self, ask: Ask, done: Callable[[bool], None], *, patience: float = 3600.0) -> TicketId:
         """A request comes now; `done` hears whether it was answered."""
         self._tickets += 1
-        ticket = Ticket(self._tickets, ask.model, ask.priority, self.now, self.now + patience)
+        ticket = Ticket(self._tickets, ask.model, ask.priority, self.now, self.now + patience, width=ask.width)
         self.waiting[ticket.id] = Waiting(ticket, ask, done)
         self._take(self.scheduler.submit(ticket, self.now))
         return ticket.id

@@ -27,12 +27,13 @@ _ZIPF_EXPONENT = 1.1
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request. `label` says under which name its wait is counted."""
+    """One request. `label` says under which name its wait is counted, `width` how many slots it takes."""
 
     model: str
     label: str
     tokens: int = _TOKENS
     priority: Priority = Priority.NORMAL
+    width: int = 1
 
     @property
     def seconds(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from dataclasses import dataclass, replace
 
 from starlette.types import Scope
@@ -49,6 +50,7 @@ class Order:
         endpoint: the route it came by, as it is counted.
         pings: its client waits for a stream, and may be told so by pings.
         pieces: it is to be asked for in these, each in a slot of its own.
+        width: slots it takes.
     """
 
     model: str
@@ -58,6 +60,7 @@ class Order:
     call: Call
     pings: bool = False
     pieces: Pieces | None = None
+    width: int = 1
 
 
 def configured_model(settings: Settings, name: object) -> str:
@@ -123,7 +126,7 @@ class _Talk:
                     f"Model '{order.model}' is {status}, and this does not load it. POST /v1/models/load does.",
                     param="model",
                 )
-        turn = engine.turn(order.model, order.priority)
+        turn = engine.turn(order.model, order.priority, width=order.width)
         if order.pieces is not None:
             await self._serve_pieces(turn, order.pieces, watch)
             return
@@ -215,8 +218,12 @@ class _Talk:
 
 
 def _note(turn: Turn) -> str:
+    """What a ping says: where the request stands, for how long yet, and why."""
     place = turn.place()
-    return "processing" if place is None else f"queue position {place.position}"
+    if place is None:
+        return "processing"
+    told = f"queue position {place.position}, about {max(1, math.ceil(place.expected_wait))} s"
+    return told if place.obstacle is None else f"{told}, {place.obstacle}"
 
 
 def _status_word(status: int) -> RequestStatus:

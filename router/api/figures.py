@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from router.api.schemas import MIB, Count, Queued, Schema, Seconds, WallClock
-from router.core.types import DeviceKind, DeviceView, ModelView, Need, Status
+from router.core.types import DeviceKind, DeviceView, ModelView, Need, Obstacle, Status
 from router.telemetry.gauges import Sample, memory_seen
 from router.telemetry.summary import Summary
 
@@ -116,15 +116,21 @@ class ModelQueue(Schema):
     queued: Queued
     depth: Count
     oldest_wait_sec: Seconds
+    head_deadline: datetime | None = Field(default=None, description="when the first waiter's claim to memory is due")
+    waits_for: Obstacle | None = Field(default=None, description="why the first one waits")
+    expected_wait_sec: Seconds = Field(description="what one more request would probably wait")
     slots: Count = Field(description="0 when no replica is there")
     busy: Count
 
     @classmethod
-    def of(cls, view: ModelView) -> Self:
+    def of(cls, view: ModelView, clock: WallClock) -> Self:
         return cls(
             queued=Queued.of(view),
             depth=view.queue_depth,
             oldest_wait_sec=round(view.oldest_wait, 3),
+            head_deadline=clock.at(view.head_deadline),
+            waits_for=view.obstacle,
+            expected_wait_sec=round(view.expected_wait, 3),
             slots=0 if view.replica is None else view.slots,
             busy=view.busy,
         )

@@ -43,8 +43,8 @@ class Engine(Protocol):
     def accepting(self) -> bool:
         """False while the router starts up or shuts down."""
 
-    def turn(self, model: str, priority: Priority, *, timeout: float | None = None) -> Turn:
-        """A request's standing with the queue of a model, which is loaded if need be."""
+    def turn(self, model: str, priority: Priority, *, width: int = 1, timeout: float | None = None) -> Turn:
+        """A request's standing with the queue of a model, which is loaded if need be; it takes `width` slots."""
 
     async def wait_gone(self, model: str, replica: ReplicaId, *, timeout: float) -> bool:
         """Wait until a replica is known to serve no more; False when it still does after so many seconds."""
@@ -69,6 +69,9 @@ class Engine(Protocol):
     def views(self) -> tuple[ModelView, ...]: ...
 
     def devices(self) -> tuple[DeviceView, ...]: ...
+
+    def troubles(self) -> tuple[str, ...]:
+        """Why the scheduler does not keep its word, each in half a sentence; empty when it does."""
 
     def tail(self, model: str, lines: int = 20) -> str:
         """The last lines of its child's log."""

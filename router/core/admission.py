@@ -40,7 +40,7 @@ def timed_out(state: State, model: Model, ticket: Ticket, now: float) -> Reject:
     """What a waiter is told at its deadline."""
     waited = now - ticket.arrived
     message = f"No slot of model '{ticket.model}' became free within {waited:.0f} s ({model.status} now)."
-    retry_after = _bounded(expected_wait(state, model, len(model.queue), now))
+    retry_after = _bounded(expected_wait(state, model, model.queue.width, now))
     return Reject(ticket.id, ticket.model, RejectCode.TIMEOUT, message, retry_after)
 
 

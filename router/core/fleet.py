@@ -30,18 +30,18 @@ class Fleet:
         """Start every reserved replica whose GPUs no other load keeps."""
         chosen, wake = startable(self._state, now)
         for replica in chosen:
-            replica.to(ReplicaState.STARTING)
+            replica.to(ReplicaState.STARTING, now)
             replica.started = now
             self._out.add(Start(replica.id, replica.model, replica.placement))
         if wake is not None:
             self._out.add(WakeAt(wake))
 
-    def drop_unwanted(self) -> None:
+    def drop_unwanted(self, now: float) -> None:
         """Give up reserved replicas that nobody waits for any more."""
         for replica in list(self._state.replicas.values()):
             model = self._model(replica)
             if replica.state is ReplicaState.RESERVED and not model.queue and not model.want:
-                self.remove(replica)
+                self.remove(replica, now)
 
     def abandon(self, model: Model, now: float) -> None:
         """Give up a load that nobody waits for any more, while more of it is to come than has been spent.
@@ -55,38 +55,38 @@ class Fleet:
         if model.want or model.abandoned or now - replica.started > model.experience.load_seconds / 2:
             return
         model.abandoned = True
-        self.let_go(replica, "nobody waits for it any more")
+        self.let_go(replica, "nobody waits for it any more", now)
 
-    def let_go(self, replica: Replica, reason: str) -> None:
+    def let_go(self, replica: Replica, reason: str, now: float) -> None:
         """Lead a replica out of memory by the gentlest way its state allows."""
         replica.reason = reason
         if replica.state is ReplicaState.RESERVED:
-            self.remove(replica)
+            self.remove(replica, now)
         elif replica.state is ReplicaState.STARTING:
-            self.stop(replica, force=True)
+            self.stop(replica, now, force=True)
         elif replica.state is ReplicaState.READY:
-            replica.to(ReplicaState.DRAINING)
+            replica.to(ReplicaState.DRAINING, now)
             self._out.touch(self._model(replica))
             if not replica.leases:
-                self.stop(replica, force=False)
+                self.stop(replica, now, force=False)
         elif replica.state is ReplicaState.DRAINING:
             replica.makes_room_for = None  # whoever asked now does not want it back
 
-    def revive(self, replica: Replica) -> None:
+    def revive(self, replica: Replica, now: float) -> None:
         """A draining replica stays after all."""
-        replica.to(ReplicaState.READY)
+        replica.to(ReplicaState.READY, now)
         replica.reason, replica.makes_room_for = "", None
         self._out.touch(self._model(replica))
 
-    def stop(self, replica: Replica, *, force: bool) -> None:
+    def stop(self, replica: Replica, now: float, *, force: bool) -> None:
         """Have its child ended."""
-        replica.to(ReplicaState.STOPPING)
+        replica.to(ReplicaState.STOPPING, now)
         self._out.touch(self._model(replica))
         self._out.add(Stop(replica.id, replica.model, force, replica.reason))
 
-    def remove(self, replica: Replica) -> None:
+    def remove(self, replica: Replica, now: float) -> None:
         """It is no more: its booking ends."""
-        replica.to(ReplicaState.GONE)
+        replica.to(ReplicaState.GONE, now)
         del self._state.replicas[replica.id]
         self._state.ledger.release(replica.id)
         model = self._model(replica)

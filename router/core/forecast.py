@@ -8,12 +8,12 @@ from router.core.types import Obstacle
 
 
 def expected_wait(state: State, model: Model, ahead: int, now: float) -> float:
-    """Seconds until a request gets its slot before which so many others stand in the line of its model."""
+    """Seconds until a request gets its slot if those before it in the line of its model take `ahead` slots."""
     replica = model.replica
     service = state.service_seconds(model)
     if replica is None or replica.state is not ReplicaState.READY:
         return _until_ready(state, model, now) + ahead // model.spec.slots * service
-    free = replica.slots - len(replica.leases)
+    free = replica.slots - replica.busy
     return 0.0 if ahead < free else (ahead - free + 1) * service / replica.slots
 
 

@@ -81,7 +81,7 @@ def _density(state: State, model: Model) -> float:
     """Weighted requests that wait, per second that loading the model and serving them takes."""
     if not model.queue:
         return 0.0
-    serving = len(model.queue) * state.service_seconds(model) / model.spec.slots
+    serving = model.queue.width * state.service_seconds(model) / model.spec.slots
     return _weight(model) / max(_SHORTEST_SEC, state.load_seconds(model) + serving)
 
 
@@ -165,7 +165,7 @@ def _turn_length(state: State, model: Model, now: float) -> float:
     key = model.queue.head_key()
     if key is None or key > now + state.policy.priority_offsets[Priority.NORMAL]:
         return residency
-    line = len(model.queue) * state.service_seconds(model) / model.spec.slots
+    line = model.queue.width * state.service_seconds(model) / model.spec.slots
     return residency + load if line <= load else residency
 
 

@@ -6,7 +6,7 @@ that has waited a minute stands beside a high one that has just come, so nobody 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeAlias, TypeVar
 
@@ -78,34 +78,46 @@ class LazyHeap(Generic[T]):
         found = self._live.get(item_id)
         return None if found is None else found[3]
 
-    def position(self, item_id: int) -> int | None:
-        """How many stand before this item; None when it is not there. Looks at all of them."""
+    def before(self, item_id: int) -> list[T]:
+        """Those that stand before this item, in any order; empty when it is not there. Looks at all of them."""
         found = self._live.get(item_id)
-        return None if found is None else sum(entry < found for entry in self._live.values())
+        return [] if found is None else [entry[3] for entry in self._live.values() if entry < found]
 
 
 class TicketQueue(LazyHeap[Ticket]):
-    """Waiters of one model in the order in which they will be served."""
+    """Waiters of one model in the order in which they will be served.
 
-    def __init__(self, offsets: Mapping[Priority, float]) -> None:
+    Args:
+        offsets: seconds from the arrival to the virtual deadline.
+        slots: that the model is expected to have; no ticket counts for more.
+    """
+
+    def __init__(self, offsets: Mapping[Priority, float], slots: int) -> None:
         super().__init__()
         self._offsets = offsets
+        self._slots = slots
         self._counts = dict.fromkeys(Priority, 0)
+        self.width = 0  # slots that all of them will take
 
     def enter(self, ticket: Ticket) -> None:
         self.push(ticket.arrived + self._offsets[ticket.priority], ticket.id, ticket)
         self._counts[ticket.priority] += 1
+        self.width += min(ticket.width, self._slots)
 
     def discard(self, item_id: TicketId) -> Ticket | None:
-        ticket = super().discard(item_id)
-        if ticket is not None:
-            self._counts[ticket.priority] -= 1
-        return ticket
+        return self._count_out(super().discard(item_id))
 
     def pop(self) -> Ticket | None:
-        ticket = super().pop()
+        return self._count_out(super().pop())
+
+    def width_of(self, tickets: Iterable[Ticket]) -> int:
+        """Slots that these will take."""
+        return sum(min(ticket.width, self._slots) for ticket in tickets)
+
+    def _count_out(self, ticket: Ticket | None) -> Ticket | None:
         if ticket is not None:
             self._counts[ticket.priority] -= 1
+            self.width -= min(ticket.width, self._slots)
         return ticket
 
     def head_key(self) -> float | None:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from statistics import fmean
+from typing import NamedTuple
 
 from router.core.experience import Average, Experience
 from router.core.failures import FailureRecord
 from router.core.ledger import Ledger
 from router.core.lifecycle import HEALTH_TRANSITIONS, REPLICA_TRANSITIONS, Health, ReplicaState, outward, step
 from router.core.queue import TicketQueue
-from router.core.types import LeaseId, ModelSpec, Need, Placement, Policy, ReplicaId, Status
+from router.core.types import LeaseId, ModelSpec, Need, Placement, Policy, ReplicaId, Status, Ticket
 
 _SHORTEST_RESIDENCY = 1.0
 _LONGEST_RESIDENCY = 30.0
@@ -28,12 +29,21 @@ class Want(IntEnum):
     OPERATOR = 3  # asked for: idle ones make room
 
 
+class Run(NamedTuple):
+    """A lease that runs: since its grant, on so many slots."""
+
+    since: float
+    width: int
+
+
 @dataclass(slots=True)
 class Replica:
     """One incarnation of a model.
 
     Attributes:
-        leases: what runs on it, each with the time of its grant.
+        leases: what runs on it.
+        busy: slots that they take together.
+        since: when it came into its state.
     """
 
     id: ReplicaId
@@ -42,19 +52,26 @@ class Replica:
     slots: int
     created: float
     state: ReplicaState = ReplicaState.RESERVED
-    leases: dict[LeaseId, float] = field(default_factory=dict)
+    leases: dict[LeaseId, Run] = field(default_factory=dict)
+    busy: int = 0
     started: float | None = None
     ready: float | None = None
     last_used: float = 0.0
     reason: str = ""
     makes_room_for: str | None = None
+    since: float = field(init=False)
 
-    def to(self, state: ReplicaState) -> None:
+    def __post_init__(self) -> None:
+        self.since = self.created
+
+    def to(self, state: ReplicaState, now: float) -> None:
         self.state = step(REPLICA_TRANSITIONS, self.state, state)
+        self.since = now
 
-    @property
-    def has_free_slot(self) -> bool:
-        return self.state is ReplicaState.READY and len(self.leases) < self.slots
+    def has_room_for(self, ticket: Ticket) -> bool:
+        """Whether it serves, and has the slots free that the ticket takes."""
+        free = self.slots - self.busy
+        return self.state is ReplicaState.READY and (ticket.width <= free or free == self.slots)
 
 
 @dataclass(slots=True)
@@ -85,7 +102,7 @@ class Model:
 
     @classmethod
     def of(cls, spec: ModelSpec, policy: Policy) -> Model:
-        queue, failures = TicketQueue(policy.priority_offsets), FailureRecord(policy)
+        queue, failures = TicketQueue(policy.priority_offsets, spec.slots), FailureRecord(policy)
         return cls(spec, queue, failures, spec.need, Experience(spec.need.total))
 
     def to(self, health: Health) -> None:

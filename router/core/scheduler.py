@@ -6,17 +6,18 @@ Every event brings its time; what has to be done comes back in order. The engine
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
 from router.core.fleet import Fleet
-from router.core.forecast import expected_wait
+from router.core.forecast import expected_wait, obstacle
+from router.core.grants import Grants
 from router.core.learning import observed_need
 from router.core.ledger import Ledger
 from router.core.lifecycle import LEAVING, Health, ReplicaState
+from router.core.liveness import Patience, troubles
 from router.core.outbox import Outbox
 from router.core.plan import plan
-from router.core.queue import LazyHeap
 from router.core.records import Model, Replica, State, Want
 from router.core.types import (
     Command,
@@ -25,13 +26,11 @@ from router.core.types import (
     DeviceReading,
     DeviceView,
     Evicted,
-    Grant,
     LeaseId,
     LinePlace,
     ModelSpec,
     ModelView,
     Policy,
-    Reject,
     RejectCode,
     ReplicaId,
     Ticket,
@@ -50,13 +49,11 @@ class Scheduler:
         self._models = self._state.models
         self._replicas = self._state.replicas
         self._ledger = self._state.ledger
-        self._leases: dict[LeaseId, Replica] = {}
-        self._expiries: LazyHeap[Ticket] = LazyHeap()
-        self._lease_ids = 0
         self._closing = False
         self._next_claim = math.inf  # of the models that are hungry since the last plan
         self._out = Outbox()
         self._fleet = Fleet(self._state, self._out)
+        self._grants = Grants(self._state, self._out)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -64,10 +61,10 @@ class Scheduler:
         """A request asks for a slot: it is granted, queued or rejected."""
         model = self._models[ticket.model]
         replica = model.replica
-        if replica is not None and replica.has_free_slot and not model.queue and not self._closing:
+        if replica is not None and not model.queue and replica.has_room_for(ticket) and not self._closing:
             if not ticket.again:
                 model.experience.arrived(now)
-            self._grant(model, replica, ticket, now)
+            self._grants.grant(model, replica, ticket, now)
             return self._out.flush()
         refused = refusal(self._state, model, ticket, now, closing=self._closing)
         if refused is not None:
@@ -77,43 +74,40 @@ class Scheduler:
             model.experience.arrived(now)
         if model.health is Health.BACKOFF and (model.retry_at is None or model.retry_at <= now):
             self._recover(model)
-        if not model.queue:
-            model.promised = False
-        model.queue.enter(ticket)
-        self._expiries.push(ticket.deadline, ticket.id, ticket)
+        self._grants.enter(model, ticket)
         if model.is_hungry or model.health is Health.BACKOFF:
             self._out.touch(model)
             return self._conclude(now)
-        if self._expiries.is_first(ticket.id):
+        if self._grants.is_first_to_expire(ticket):
             self._out.add(WakeAt(ticket.deadline))
+        if replica is not None and replica.busy < replica.slots:
+            self._grants.serve(model, now)  # it may stand before a wider one, for which there is no room yet
         return self._out.flush()
 
     def cancel(self, ticket: TicketId, now: float) -> list[Command]:
         """A waiter has gone."""
-        found = self._expiries.discard(ticket)
-        if found is not None:
-            model = self._models[found.model]
-            model.queue.discard(ticket)
-            if not model.queue:
-                self._out.touch(model)
-                self._fleet.abandon(model, now)
-                self._replan(now)
+        model = self._grants.leave(ticket)
+        if model is None:
+            return []
+        self._grants.serve(model, now)  # there may be room for those behind it
+        if not model.queue:
+            self._out.touch(model)
+            self._fleet.abandon(model, now)
+            self._replan(now)
         return self._out.flush()
 
     def end(self, lease: LeaseId, now: float) -> list[Command]:
         """A lease is over and its slot is idle; unknown leases (of dead replicas) are ignored."""
-        replica = self._leases.pop(lease, None)
+        replica = self._grants.end(lease, now)
         if replica is None:
             return []
         model = self._models[replica.model]
-        model.experience.service.note(now - replica.leases.pop(lease))
-        replica.last_used = model.last_used = now
         if model.queue:
-            self._serve(model, now)
+            self._grants.serve(model, now)
         elif not replica.leases:
             model.experience.returns.ran_dry(now)
         if replica.state is ReplicaState.DRAINING and not replica.leases:
-            self._fleet.stop(replica, force=False)
+            self._fleet.stop(replica, now, force=False)
         elif model.is_idle or self._next_claim <= now:
             return self._conclude(now)  # it may have to make room
         return self._out.flush()
@@ -138,7 +132,7 @@ class Scheduler:
             return []
         self._ledger.observe_devices(readings)
         self._ledger.observe_replica(replica_id, usage)
-        replica.to(ReplicaState.READY)
+        replica.to(ReplicaState.READY, now)
         replica.ready = replica.last_used = now
         replica.slots = slots
         model = self._models[replica.model]
@@ -150,7 +144,7 @@ class Scheduler:
         self._ledger.settle(replica_id)
         self._learn(model, replica)
         self._out.touch(model)
-        self._serve(model, now)
+        self._grants.serve(model, now)
         return self._conclude(now)
 
     def replica_exited(
@@ -161,10 +155,8 @@ class Scheduler:
         if replica is None or replica.state in (ReplicaState.RECLAIMING, ReplicaState.GONE):
             return []
         before = replica.state
-        replica.to(ReplicaState.RECLAIMING)
-        for lease in replica.leases:
-            self._leases.pop(lease, None)
-        replica.leases.clear()
+        replica.to(ReplicaState.RECLAIMING, now)
+        self._grants.forget(replica)
         model = self._models[replica.model]
         if not self._closing:
             if before is ReplicaState.STARTING:
@@ -187,7 +179,7 @@ class Scheduler:
         if replica is None or replica.state is not ReplicaState.RECLAIMING:
             return []
         self._ledger.observe_devices(readings)
-        self._fleet.remove(replica)
+        self._fleet.remove(replica, now)
         return self._conclude(now)
 
     def memory_observed(
@@ -220,14 +212,14 @@ class Scheduler:
         model = self._models[name]
         model.want = Want.NO
         if force:
-            self._reject_waiters(model, RejectCode.EJECTED, f"Model '{name}' was ejected by an operator.", 1.0)
+            self._grants.turn_away(model, RejectCode.EJECTED, f"Model '{name}' was ejected by an operator.", 1.0)
         replica = model.replica
         if replica is not None:
             if force and replica.state in (ReplicaState.READY, ReplicaState.DRAINING):
                 replica.reason = "ejected"
-                self._fleet.stop(replica, force=True)
+                self._fleet.stop(replica, now, force=True)
             else:
-                self._fleet.let_go(replica, "ejected")
+                self._fleet.let_go(replica, "ejected", now)
         return self._conclude(now)
 
     def reset(self, name: str, now: float) -> list[Command]:
@@ -238,25 +230,27 @@ class Scheduler:
             self._recover(model)
         return self._conclude(now)
 
-    def close(self) -> list[Command]:
+    def close(self, now: float) -> list[Command]:
         """Take no new work; every replica goes as soon as its leases are over."""
         self._closing = True
         for model in self._models.values():
             model.want = Want.NO
-            self._reject_waiters(model, RejectCode.SHUTTING_DOWN, SHUTTING_DOWN, RETRY_ELSEWHERE)
+            self._grants.turn_away(model, RejectCode.SHUTTING_DOWN, SHUTTING_DOWN, RETRY_ELSEWHERE)
             if model.replica is not None:
-                self._fleet.let_go(model.replica, "shutting down")
+                self._fleet.let_go(model.replica, "shutting down", now)
         return self._out.flush()
 
     # -- time --------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Command]:
         """Time has passed: deadlines, back-offs, idle models."""
-        while (head := self._expiries.peek()) is not None and head[0] <= now:
-            self._expire(head[1], now)
+        for model, ticket in self._grants.expired(now):
+            self._out.add(timed_out(self._state, model, ticket, now))
+            self._out.touch(model)
+            self._grants.serve(model, now)
         for model in self._models.values():
             if model.idle_deadline() <= now and model.replica is not None:
-                self._fleet.let_go(model.replica, "idle")
+                self._fleet.let_go(model.replica, "idle", now)
             if model.health is Health.BACKOFF and model.retry_deadline() <= now:
                 self._recover(model)
         return self._conclude(now)
@@ -266,12 +260,19 @@ class Scheduler:
 
     def place(self, ticket: TicketId, now: float) -> LinePlace | None:
         """Where a waiter stands in its model's line; None when it does not wait. Looks at the whole line."""
-        found = self._expiries.get(ticket)
+        found = self._grants.find(ticket)
         if found is None:
             return None
         model = self._models[found.model]
-        ahead = model.queue.position(ticket) or 0
-        return LinePlace(ahead, expected_wait(self._state, model, ahead, now))
+        before = model.queue.before(ticket)
+        wait = expected_wait(self._state, model, model.queue.width_of(before), now)
+        return LinePlace(len(before), wait, obstacle(self._state, model))
+
+    def troubles(
+        self, patience: Patience, held: Mapping[ReplicaId, Collection[LeaseId]], now: float
+    ) -> tuple[str, ...]:
+        """What stands still though it should not, see `core.liveness`; empty when all is well."""
+        return tuple(troubles(self._state, self._grants.first_deadline(), patience, held, now))
 
     def devices(self) -> tuple[DeviceView, ...]:
         return self._ledger.views()
@@ -281,50 +282,19 @@ class Scheduler:
         """Replicas that still hold a booking."""
         return self._replicas
 
-    def _serve(self, model: Model, now: float) -> None:
-        """Grant waiters the free slots of their model's replica."""
-        replica = model.replica
-        if replica is None or replica.state is not ReplicaState.READY:
-            return
-        for _ in range(replica.slots - len(replica.leases)):
-            ticket = model.queue.pop()
-            if ticket is None:
-                return
-            self._expiries.discard(ticket.id)
-            self._grant(model, replica, ticket, now)
-
-    def _grant(self, model: Model, replica: Replica, ticket: Ticket, now: float) -> None:
-        self._lease_ids = lease = self._lease_ids + 1
-        replica.leases[lease] = now
-        replica.last_used = model.last_used = now
-        self._leases[lease] = replica
-        self._out.add(Grant(ticket.id, lease, replica.id, replica.model))
-
-    def _expire(self, ticket: Ticket, now: float) -> None:
-        model = self._models[ticket.model]
-        self._expiries.discard(ticket.id)
-        model.queue.discard(ticket.id)
-        self._out.add(timed_out(self._state, model, ticket, now))
-        self._out.touch(model)
-
-    def _reject_waiters(self, model: Model, code: RejectCode, message: str, retry_after: float | None = None) -> None:
-        while (ticket := model.queue.pop()) is not None:
-            self._expiries.discard(ticket.id)
-            self._out.add(Reject(ticket.id, model.spec.name, code, message, retry_after))
-
     # -- decisions on replicas ---------------------------------------------------------------------------------------
 
     def _replan(self, now: float) -> None:
         self._next_claim = math.inf
         if self._closing or not self._state.has_open_questions():
             return
-        self._fleet.drop_unwanted()
+        self._fleet.drop_unwanted(now)
         decided = plan(self._state, now)
         for replica in decided.revived:
             self._revive(replica, now)
         for model, message in decided.impossible:
             model.want, model.reason = Want.NO, f"cannot fit: {message}"
-            self._reject_waiters(model, RejectCode.TOO_LARGE, f"Model '{model.spec.name}' {model.reason}")
+            self._grants.turn_away(model, RejectCode.TOO_LARGE, f"Model '{model.spec.name}' {model.reason}")
             self._out.touch(model)
         for model in decided.dropped:
             model.want, model.reason = Want.NO, "was not loaded: there was no room without evicting another"
@@ -337,17 +307,17 @@ class Scheduler:
                 self._models[replica.model].yielded = now
             replica.makes_room_for = for_model
             self._models[for_model].promised = True
-            self._fleet.let_go(replica, f"makes room for {for_model}")
+            self._fleet.let_go(replica, f"makes room for {for_model}", now)
         if decided.wake is not None:
             self._out.add(WakeAt(decided.wake))
         self._fleet.start_reserved(now)
         self._next_claim = self._state.next_claim()
 
     def _revive(self, replica: Replica, now: float) -> None:
-        self._fleet.revive(replica)
+        self._fleet.revive(replica, now)
         model = self._models[replica.model]
         model.yielded = -math.inf
-        self._serve(model, now)
+        self._grants.serve(model, now)
 
     def _learn(self, model: Model, replica: Replica) -> None:
         if replica.ready is not None:
@@ -362,7 +332,7 @@ class Scheduler:
         code, retry_after = RejectCode.LOAD_FAILED, None
         if timed_out and model.retry_at is not None:
             code, retry_after = RejectCode.BACKING_OFF, model.retry_at - now
-        self._reject_waiters(model, code, f"Model '{model.spec.name}' {model.reason}", retry_after)
+        self._grants.turn_away(model, code, f"Model '{model.spec.name}' {model.reason}", retry_after)
 
     def _crashed(self, model: Model, replica: Replica, reason: str, now: float) -> None:
         model.restarts += 1
@@ -372,7 +342,7 @@ class Scheduler:
             return
         model.note_failure(f"crashed: {reason}", now)
         if model.health is Health.FAILED:
-            self._reject_waiters(model, RejectCode.FAILED, f"Model '{model.spec.name}' {model.reason}")
+            self._grants.turn_away(model, RejectCode.FAILED, f"Model '{model.spec.name}' {model.reason}")
 
     def _recover(self, model: Model) -> None:
         model.recover()
@@ -381,8 +351,8 @@ class Scheduler:
     # -- time --------------------------------------------------------------------------------------------------------
 
     def _wake(self, now: float) -> None:
-        head = self._expiries.peek()
-        at = math.inf if head is None else head[0]
+        first = self._grants.first_deadline()
+        at = math.inf if first is None else first
         for model in self._models.values():
             at = min(at, model.idle_deadline(), model.retry_deadline())
         if at != math.inf:

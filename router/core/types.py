@@ -42,13 +42,13 @@ class Status(StrEnum):
 
 
 class Obstacle(StrEnum):
-    """Why the first of a model's waiters waits."""
+    """Why the first of a model's waiters waits, in the words that clients see."""
 
-    LOADING = "the model is loading"
-    SLOT = "no slot is free"
-    DRAINING = "another model is making room"
-    MEMORY = "there is no room in memory"
-    FAILURE = "the model has failed and will be tried again"
+    LOADING = "loading"
+    SLOT = "no slot"
+    DRAINING = "draining victim"  # room is being made for the model, or its own last replica is on its way out
+    MEMORY = "memory"
+    FAILURE = "failure"  # it will be tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,7 @@ class Ticket:
         deadline: when it gives up waiting (absolute).
         again: it had a slot already, and lost its replica or has more to do than one slot's worth. It was admitted
             once, so neither a full queue nor the pause after a crash turns it away: it waits like those in the queue.
+        width: slots that it takes; all of them on a replica that has fewer.
     """
 
     id: TicketId
@@ -153,6 +154,7 @@ class Ticket:
     arrived: float
     deadline: float
     again: bool = False
+    width: int = 1
 
 
 class RejectCode(Enum):
@@ -287,10 +289,11 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True)
 class LinePlace:
-    """Where a waiter stands: how many before it, and how many seconds it will probably still wait."""
+    """Where a waiter stands: how many before it, for how many more seconds, probably, and why its line waits."""
 
     ahead: int
     expected_wait: float
+    obstacle: Obstacle | None = None
 
     @property
     def position(self) -> int:

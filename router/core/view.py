@@ -20,7 +20,7 @@ def model_view(state: State, model: Model, now: float) -> ModelView:
         reason=(replica.reason if replica is not None else "") or own,
         replica=None if replica is None else replica.id,
         slots=model.spec.slots if replica is None else replica.slots,
-        busy=0 if replica is None else len(replica.leases),
+        busy=0 if replica is None else replica.busy,
         queued=model.queue.by_priority(),
         oldest_wait=0.0 if oldest is None else now - oldest,
         loading_since=replica.created if replica is not None and loading else None,
@@ -33,7 +33,7 @@ def model_view(state: State, model: Model, now: float) -> ModelView:
         estimate=model.need,
         head_deadline=model.urgency() if model.queue else None,
         obstacle=obstacle(state, model),
-        expected_wait=expected_wait(state, model, len(model.queue), now),
+        expected_wait=expected_wait(state, model, model.queue.width, now),
         load_seconds=model.experience.load.value,
         service_seconds=model.experience.service.value,
     )

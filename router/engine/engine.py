@@ -111,7 +111,7 @@ class Engine:
     def begin_close(self) -> None:
         """Turn waiters away and take no new work; what runs runs on. Idempotent."""
         self.accepting = False
-        self._apply(self._scheduler.close())
+        self._apply(self._scheduler.close(self.clock()))
 
     def abort_all(self) -> None:
         """End everything that still runs; its clients are told."""
@@ -139,15 +139,16 @@ class Engine:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    def turn(self, model: str, priority: Priority, *, timeout: float | None = None) -> Turn:
+    def turn(self, model: str, priority: Priority, *, width: int = 1, timeout: float | None = None) -> Turn:
         """A request's standing with the queue of `model` (canonical name), from now on.
 
         Args:
+            width: slots it takes; all of them if the model has fewer.
             timeout: longest wait for slots in seconds; never above the configured queue timeout.
         """
         now = self.clock()
         wait = self._limits.queue_timeout if timeout is None else min(timeout, self._limits.queue_timeout)
-        return Turn(self, self._ids, model, priority, arrived=now, deadline=now + wait)
+        return Turn(self, self._ids, model, priority, width=width, arrived=now, deadline=now + wait)
 
     async def lease(self, model: str, priority: Priority, *, timeout: float | None = None) -> Lease:
         """One slot for a request that does not ask again, see `Turn.lease`."""
@@ -209,7 +210,7 @@ class Engine:
                     await self._news.wait()
         except TimeoutError:
             message = f"Model '{model}' is not ready after {timeout:g} s; the load goes on."
-            raise QueueTimeout(message, retry_after=10) from None
+            raise QueueTimeout(message, retry_after=self.view(model).expected_wait) from None
 
     async def eject(self, model: str, *, force: bool) -> None:
         """Unload a model and wait until it is out of memory; leases run to their end first, unless `force`."""
@@ -236,6 +237,12 @@ class Engine:
 
     def views(self) -> tuple[ModelView, ...]:
         return tuple(self.view(name) for name in self.names)
+
+    def troubles(self) -> tuple[str, ...]:
+        """Why the scheduler does not keep its word, each in half a sentence; empty when it does."""
+        watches = {replica: found.watch for replica, found in self._supervisors.items()}
+        held = {replica: watch.held for replica, watch in watches.items() if watch is not None}
+        return self._scheduler.troubles(self._limits.patience(), held, self.clock())
 
     def devices(self) -> tuple[DeviceView, ...]:
         return self._scheduler.devices()

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from time import monotonic
 
+from router.core.types import LeaseId
 from router.engine.abandoned import AbandonedLeases
 from router.engine.lease import Lease
 from router.engine.limits import Limits
@@ -46,6 +47,11 @@ class SlotWatch:
     def leases(self) -> tuple[Lease, ...]:
         """Leases that are being served."""
         return tuple(self._serving.values())
+
+    @property
+    def held(self) -> frozenset[LeaseId]:
+        """Leases that are being served, and those whose slots may still be busy."""
+        return frozenset(lease.id for lease in (*self._serving.values(), *self._abandoned))
 
     def add(self, lease: Lease) -> None:
         self._serving[lease.id] = lease

@@ -39,19 +39,29 @@ class Turn:
 
     Args:
         ids: counts tickets.
+        width: slots it takes.
         arrived, deadline: of the engine's clock.
     """
 
-    __slots__ = ("_arrived", "_deadline", "_desk", "_early", "_granted", "_ids", "_model", "_priority",
-                 "_ticket")  # fmt: skip
+    __slots__ = ("_arrived", "_deadline", "_desk", "_early", "_granted", "_ids", "_model", "_priority", "_ticket",
+                 "_width")  # fmt: skip
 
     def __init__(
-        self, desk: Desk, ids: Iterator[TicketId], model: str, priority: Priority, *, arrived: float, deadline: float
+        self,
+        desk: Desk,
+        ids: Iterator[TicketId],
+        model: str,
+        priority: Priority,
+        *,
+        width: int,
+        arrived: float,
+        deadline: float,
     ) -> None:
         self._desk = desk
         self._ids = ids
         self._model = model
         self._priority = priority
+        self._width = width
         self._arrived = arrived
         self._deadline = deadline
         self._ticket: TicketId | None = None
@@ -88,7 +98,7 @@ class Turn:
     def _enter(self) -> TicketId:
         again = self._ticket is not None
         self._ticket = ticket = next(self._ids)
-        self._desk.enter(Ticket(ticket, self._model, self._priority, self._arrived, self._deadline, again=again))
+        self._desk.enter(Ticket(ticket, self._model, self._priority, self._arrived, self._deadline, again, self._width))
         return ticket
 
     def place(self) -> LinePlace | None:

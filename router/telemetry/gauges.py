@@ -58,6 +58,11 @@ _MODEL_GAUGES: tuple[tuple[str, str, Callable[[Sample, ModelView], float]], ...]
         lambda _, view: view.oldest_wait,
     ),
     (
+        "router_queue_expected_wait_seconds",
+        "What one more request for the model would probably wait.",
+        lambda _, view: view.expected_wait,
+    ),
+    (
         "router_slots",
         "Slots of the model's replica; 0 when it has none.",
         lambda _, view: view.slots if view.replica else 0,

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from itertools import count
 
-from router.core.types import DeviceView, LinePlace, ModelView, Need, Priority, Status
+from router.core.types import DeviceView, LinePlace, ModelView, Need, Obstacle, Priority, Status
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
 from router.errors import RouterError
@@ -36,20 +36,24 @@ class FakeEngine:
 
     Attributes:
         granted: model and priority of each lease, in order.
+        widths: slots that each request asked for, in order.
         leases: those that are running.
         finished: for each ended lease whether its answer was read to the end.
         queue: requests that wait for a lease, in order of arrival.
         verdicts: replicas that were waited for to be gone.
+        woes: what its scheduler suffers from.
     """
 
     def __init__(self, **models: FakeModel) -> None:
         self.models = models
         self.accepting = True
         self.granted: list[tuple[str, Priority]] = []
+        self.widths: list[int] = []
         self.leases: list[Lease] = []
         self.finished: list[bool] = []
         self.queue: list[FakeTurn] = []
         self.verdicts: list[int] = []
+        self.woes: tuple[str, ...] = ()
         self.loaded: list[str] = []
         self.ejected: list[tuple[str, bool]] = []
         self.resets: list[str] = []
@@ -66,7 +70,8 @@ class FakeEngine:
     def waiting(self) -> int:
         return len(self.queue)
 
-    def turn(self, model: str, priority: Priority, *, timeout: float | None = None) -> FakeTurn:
+    def turn(self, model: str, priority: Priority, *, width: int = 1, timeout: float | None = None) -> FakeTurn:
+        self.widths.append(width)
         return FakeTurn(self, model, priority)
 
     async def wait_gone(self, model: str, replica: int, *, timeout: float) -> bool:
@@ -139,6 +144,9 @@ class FakeEngine:
     def devices(self) -> tuple[DeviceView, ...]:
         return ()
 
+    def troubles(self) -> tuple[str, ...]:
+        return self.woes
+
     def tail(self, model: str, lines: int = 20) -> str:
         return ""
 
@@ -175,4 +183,4 @@ class FakeTurn:
 
     def place(self) -> LinePlace | None:
         queue = self._engine.queue
-        return LinePlace(queue.index(self), 0.0) if self in queue else None
+        return LinePlace(queue.index(self), 2.5, Obstacle.SLOT) if self in queue else None

@@ -62,15 +62,23 @@ class RouterMachine(RuleBasedStateMachine):
         now = self.drive.now
         self.drive.take(self.drive.scheduler.memory_observed(self.drive.readings, self.holding(), now))
 
-    @rule(model=names, priority=st.sampled_from(Priority), timeout=st.integers(1, 120), count=st.integers(1, 4))
-    def ask(self, model: str, priority: Priority, timeout: int, count: int) -> None:
+    @rule(
+        model=names,
+        priority=st.sampled_from(Priority),
+        timeout=st.integers(1, 120),
+        count=st.integers(1, 4),
+        width=st.sampled_from((1, 1, 2, 3, 9)),
+    )
+    def ask(self, model: str, priority: Priority, timeout: int, count: int, width: int) -> None:
         for _ in range(count):
-            self.asked.add(self.drive.ask(model, priority, timeout=timeout))
+            self.asked.add(self.drive.ask(model, priority, width=width, timeout=timeout))
+
+    def waiting(self) -> list[int]:
+        return sorted(self.asked - set(self.drive.granted) - set(self.drive.rejected) - self.left)
 
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        waiting = sorted(self.asked - set(self.drive.granted) - set(self.drive.rejected) - self.left)
-        if waiting:
+        if waiting := self.waiting():
             ticket = data.draw(st.sampled_from(waiting))
             self.left.add(ticket)
             self.drive.leave(ticket)
@@ -163,7 +171,7 @@ class RouterMachine(RuleBasedStateMachine):
     @invariant()
     def slots_are_not_oversubscribed(self) -> None:
         for replica in self.drive.scheduler.replicas.values():
-            assert len(replica.leases) <= replica.slots
+            assert sum(run.width for run in replica.leases.values()) == replica.busy <= replica.slots
 
     @invariant()
     def each_ticket_is_waiting_or_answered_once(self) -> None:
@@ -172,10 +180,12 @@ class RouterMachine(RuleBasedStateMachine):
         assert waiting == len(self.asked - answered - self.left)
 
     @invariant()
-    def nobody_waits_beside_a_free_slot(self) -> None:
-        for replica in self.drive.scheduler.replicas.values():
-            if replica.has_free_slot:
-                assert self.drive.scheduler.view(replica.model, self.drive.now).queue_depth == 0
+    def nobody_waits_beside_free_slots(self) -> None:
+        replicas = {replica.model: replica for replica in self.drive.scheduler.replicas.values()}
+        for ticket in map(self.drive.tickets.__getitem__, self.waiting()):
+            replica = replicas.get(ticket.model)
+            is_first = self.drive.positions(ticket.id) == [1]
+            assert not (is_first and replica is not None and replica.has_room_for(ticket))
 
     @invariant()
     def only_what_is_not_generating_is_stopped(self) -> None:

@@ -26,6 +26,7 @@ EXAMPLES = 40
 CALM, BUSY = (0.05, 0.8), (0.8, 1.3)
 _CLASSES = (Priority.HIGH, Priority.NORMAL, Priority.NORMAL, Priority.NORMAL, Priority.LOW)
 _TOKENS = (1, 4, 8, 16, 40, 120)
+_WIDTHS = (1,) * 17 + (2, 3, 8)
 _ROUNDING = 1e-6
 
 
@@ -112,7 +113,7 @@ class Witness:
         for device in self.world.scheduler.devices():
             assert device.booked <= device.device.capacity
         for replica in self.world.scheduler.replicas.values():
-            assert len(replica.leases) <= replica.slots
+            assert sum(run.width for run in replica.leases.values()) == replica.busy <= replica.slots
             assert replica.state is not ReplicaState.STOPPING or not replica.leases
 
     def _granted(self, grant: Grant) -> None:
@@ -184,7 +185,7 @@ def play(setting: Setting) -> Witness:
         witness.ended += 1
 
     def arrive() -> None:
-        ask = Ask(draw.choice(models).name, "", draw.choice(_TOKENS), draw.choice(_CLASSES))
+        ask = Ask(draw.choice(models).name, "", draw.choice(_TOKENS), draw.choice(_CLASSES), draw.choice(_WIDTHS))
         ticket = world.ask(ask, done, patience=1e9)
         if draw.random() < setting.leaving:
             world.at(world.now + draw.expovariate(1), lambda: leave(ticket))

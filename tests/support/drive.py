@@ -66,11 +66,15 @@ class Drive:
         # What the devices show, and what the next replica to become ready holds; nothing is said unless a test does.
         self.readings: tuple[DeviceReading, ...] = ()
         self.usage: Mapping[DeviceId, int] = {}
+        self.tickets: dict[TicketId, Ticket] = {}
         self._tickets = 0
 
-    def ask(self, model: str, priority: Priority = Priority.NORMAL, *, timeout: float = 240.0) -> TicketId:
+    def ask(
+        self, model: str, priority: Priority = Priority.NORMAL, *, width: int = 1, timeout: float = 240.0
+    ) -> TicketId:
         self._tickets += 1
-        ticket = Ticket(self._tickets, model, priority, self.now, self.now + timeout)
+        ticket = Ticket(self._tickets, model, priority, self.now, self.now + timeout, width=width)
+        self.tickets[ticket.id] = ticket
         self.take(self.scheduler.submit(ticket, self.now))
         return ticket.id
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 
-_PLACE = re.compile(rb": ping\b\D*(\d+)\D*")
+_PLACE = re.compile(rb": ping\b\D*(\d+)\b.*")
 
 
 def blocks(response: httpx.Response) -> Iterator[bytes]:

@@ -32,8 +32,6 @@ from router.errors import RouterError
 from router.telemetry.records import KEPT_SECONDS
 from router.telemetry.summary import summarise_all
 
-# The scheduler answers a waiter at its deadline; one that is still there so long after it says that it stands still.
-_OVERDUE_SEC = 10.0
 _LOG_LINES = 20
 
 router = APIRouter(tags=["monitoring"], responses=failures(*ANYWHERE))
@@ -59,7 +57,7 @@ async def health(services: ServicesDep) -> Health:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=failures(503))
 async def readyz(services: ServicesDep) -> Readiness:
-    """200 if requests are taken, the scheduler keeps its deadlines and the memory can be read; else 503 with reasons.
+    """200 if requests are taken, the scheduler keeps its word and the memory can be read; else 503 with reasons.
 
     Preloading is not waited for: requests for a model that loads are held, not refused.
     """
@@ -92,10 +90,11 @@ async def vram(services: ServicesDep) -> Memory:
     )
 
 
-@router.get("/v1/queue/stats")
+@router.get("/v1/queue/stats", response_model_exclude_none=True)
 async def queue_stats(services: ServicesDep) -> QueueStats:
-    """Who waits for which model, and how long."""
-    return QueueStats.of({view.name: ModelQueue.of(view) for view in services.engine.views()})
+    """Who waits for which model, how long, and why."""
+    clock = WallClock(services.engine.clock())
+    return QueueStats.of({view.name: ModelQueue.of(view, clock) for view in services.engine.views()})
 
 
 @router.get("/v1/telemetry/summary", responses=failures(400))
@@ -135,12 +134,7 @@ def _unready_reasons(services: Services) -> list[str]:
     reasons = []
     if not engine.accepting:
         reasons.append("it is starting up or shutting down")
-    oldest = max((view.oldest_wait for view in engine.views()), default=0.0)
-    bound = services.settings.system.queue_timeout_sec
-    if oldest > bound + _OVERDUE_SEC:
-        reasons.append(
-            f"a request has waited {oldest:.0f} s, longer than the {bound:g} s allowed; the scheduler is stuck"
-        )
+    reasons += engine.troubles()
     devices = engine.devices()
     if not devices:
         reasons.append("no device was found")

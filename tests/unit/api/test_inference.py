@@ -112,6 +112,24 @@ async def test_the_class_reaches_the_queue(
     assert records(router)[0][3] == priority.name.lower()
 
 
+@pytest.mark.parametrize(
+    ("path", "n", "width"),
+    [
+        ("/v1/chat/completions", "3", 3),
+        ("/v1/completions", "2", 2),
+        ("/v1/chat/completions", "null", 1),
+        ("/v1/chat/completions", "0", 1),
+        ("/v1/chat/completions", "-4", 1),
+        ("/v1/chat/completions", '"5"', 1),
+        ("/v1/chat/completions", "[5]", 1),
+        ("/v1/embeddings", "3", 1),
+    ],
+)
+async def test_each_of_several_answers_takes_a_slot(path: str, n: str, width: int, router: Site) -> None:
+    await router.client.post(path, content=f'{{"model":"chat","n":{n}}}'.encode())
+    assert router.engine.widths == [width]
+
+
 async def test_an_unknown_class_is_refused(router: Site) -> None:
     answer = await router.chat(x_request_priority="urgent")
     assert (answer.status_code, error_of(answer)["param"]) == (400, "X-Request-Priority")

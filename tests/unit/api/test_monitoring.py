@@ -1,6 +1,7 @@
 """Health, readiness, metrics, memory, queues and the summary."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -10,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from router import __version__
 from router.api.app import create_app
 from router.api.services import Services
-from router.core.types import HOST, Priority, Status
+from router.core.types import HOST, Obstacle, Priority, Status
 from router.telemetry.records import RequestRecord
 from tests.fakes.board import LLAMA, MIB, QWEN, Board, board_services, client_of, device_view
 
@@ -55,14 +56,14 @@ async def test_ready(client: httpx.AsyncClient, board: Board) -> None:
 
 async def test_not_ready_says_why(client: httpx.AsyncClient, board: Board) -> None:
     board.accepting = False
-    board.pin(QWEN, queued={Priority.NORMAL: 1}, oldest_wait=300.0)
+    board.woes = ("a slot is lost",)
     board.memory = (device_view("gpu:0", total=0),)
     response = await client.get("/readyz")
     assert response.status_code == 503
     assert response.headers["retry-after"] == "5"
     error = response.json()["error"]
     assert error["code"] == "not_ready"
-    for reason in ("starting up or shutting down", "waited 300 s", "gpu:0 cannot be read"):
+    for reason in ("starting up or shutting down", "a slot is lost", "gpu:0 cannot be read"):
         assert reason in error["message"]
 
 
@@ -110,15 +111,27 @@ async def test_an_overbooked_device_has_nothing_available(client: httpx.AsyncCli
 
 async def test_queue_stats(client: httpx.AsyncClient, board: Board) -> None:
     board.pin(QWEN, status=Status.READY, replica=1, busy=2, queued={Priority.HIGH: 1, Priority.LOW: 2}, oldest_wait=4.0)
-    board.pin(LLAMA, queued={Priority.NORMAL: 3}, oldest_wait=9.0)
+    board.pin(
+        LLAMA,
+        queued={Priority.NORMAL: 3},
+        oldest_wait=9.0,
+        head_deadline=board.clock() + 60,
+        obstacle=Obstacle.MEMORY,
+        expected_wait=7.5,
+    )
+    before = datetime.now(UTC)
     body = (await client.get("/v1/queue/stats")).json()
     assert body["models"][QWEN] == {
         "queued": {"high": 1, "normal": 0, "low": 2},
         "depth": 3,
         "oldest_wait_sec": 4.0,
+        "expected_wait_sec": 0.0,
         "slots": 2,
         "busy": 2,
     }
+    waiting = body["models"][LLAMA]
+    assert (waiting["waits_for"], waiting["expected_wait_sec"]) == ("memory", 7.5)
+    assert abs(datetime.fromisoformat(waiting["head_deadline"]) - before - timedelta(minutes=1)) < timedelta(seconds=30)
     assert body["total"] == {"depth": 6, "oldest_wait_sec": 9.0, "slots": 2, "busy": 2}
 
 

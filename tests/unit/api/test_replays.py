@@ -206,12 +206,12 @@ async def test_a_waiting_stream_is_told_its_place_until_the_first_token(eager: S
     comments, _, content = got.partition(b"data: ")
     assert b"data: " + content == DONE
     assert set(comments.split(b"\n\n")) <= {
-        b": ping queue position 2",
-        b": ping queue position 1",
+        b": ping queue position 2, about 3 s, no slot",
+        b": ping queue position 1, about 3 s, no slot",
         b": ping processing",
         b"",
     }
-    assert comments.startswith(b": ping queue position 2\n\n")
+    assert comments.startswith(b": ping queue position 2, about 3 s, no slot\n\n")
     assert (await ahead).status_code == 200
     assert outcomes(eager) == ["success"] * 2
 
@@ -249,7 +249,7 @@ async def test_a_refusal_after_the_first_ping_is_an_event(path: str, start: byte
     body = await read_until_cut(eager, refuse, path)
     pings, found, told = body.partition(start)
     assert found
-    assert pings.replace(b": ping queue position 1\n\n", b"") == b""
+    assert pings.replace(b": ping queue position 1, about 3 s, no slot\n\n", b"") == b""
     assert b"late" in told
     assert outcomes(eager) == ["server_error"]
 
@@ -304,7 +304,7 @@ async def test_who_leaves_between_pings_is_out_of_the_queue(eager: Site) -> None
     reader, writer = await eager.address.connect()
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(STREAM))
     writer.write(STREAM)
-    await reader.readuntil(b": ping queue position 1\n\n")
+    await reader.readuntil(b": ping queue position 1, about 3 s, no slot\n\n")
     writer.close()
     await eventually(lambda: eager.engine.waiting == 0)
     await eventually(lambda: outcomes(eager) == ["cancelled"])

@@ -61,6 +61,7 @@ def test_a_model_without_room_waits_for_its_claim_and_its_load() -> None:
     assert place is not None
     assert place.ahead == 0
     assert place.expected_wait == pytest.approx(10 + 4), "b is expected to load like a"
+    assert place.obstacle is Obstacle.MEMORY
     assert why(drive, "b") is Obstacle.MEMORY
     drive.sleep(11)
     assert why(drive, "b") is Obstacle.DRAINING

@@ -446,7 +446,7 @@ def test_closing_turns_waiters_away_and_lets_leases_end() -> None:
     running = drive.serve("a")
     waiting = drive.ask("a")
     drive.ask("b")
-    drive.take(drive.scheduler.close())
+    drive.take(drive.scheduler.close(drive.now))
     assert drive.rejected[waiting].code is RejectCode.SHUTTING_DOWN
     assert [(stop.model, stop.force) for stop in drive.stopped] == [("b", True)]
     drive.end(running)

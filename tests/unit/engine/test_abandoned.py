@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from router.engine.abandoned import AbandonedLeases
 from router.engine.lease import Lease
+from router.engine.limits import Limits
 from router.engine.ports import SlotReading
+from router.engine.slot_watch import SlotWatch
 from tests.fakes.launcher import FakeChild
 
 
@@ -74,3 +78,15 @@ def test_two_that_leave_one_after_the_other() -> None:
     assert leases.settle(busy(5, 6), [], now=11) == []
     assert len(leases.settle(busy(6), [], now=12)) == 1
     assert len(leases.settle([], [], now=13)) == 1
+
+
+@pytest.mark.anyio
+async def test_a_slot_is_held_until_its_request_has_ended() -> None:
+    watch = SlotWatch(FakeChild("m", 1), Limits(), lambda _: None)
+    read, given_up = lease(1), lease(2)
+    watch.add(read)
+    watch.add(given_up)
+    watch.abandon(given_up)
+    assert watch.held == {1, 2}
+    watch.finish(read)
+    assert watch.held == {2}

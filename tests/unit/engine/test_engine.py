@@ -258,6 +258,15 @@ async def test_waiting_for_a_model_that_is_ejected_meanwhile_ends(bench: Any) ->
             await waiting
 
 
+async def test_who_waited_in_vain_for_a_load_is_told_how_long_it_will_be(bench: Any) -> None:
+    async with bench(launcher=FakeLauncher(ready_at_once=False)) as b:
+        b.engine.load("a")
+        with pytest.raises(QueueTimeout) as told:
+            await b.engine.wait_ready("a", timeout=0.01)
+        assert told.value.retry_after == pytest.approx(b.engine.view("a").expected_wait, abs=0.2)
+        assert b.engine.view("a").expected_wait > 0.2
+
+
 async def test_a_dropped_preload_does_not_make_a_load_too_large(bench: Any) -> None:
     async with bench("a", "b", policy=Policy(max_models=1)) as b:
         with await b.engine.lease("a", Priority.NORMAL) as lease:

@@ -118,7 +118,7 @@ async def test_between_two_pieces_a_model_is_never_idle(bench: Any) -> None:
         with await turn.lease() as lease:
             assert lease.replica == 1
             lease.finish()
-        async with await other as lease:
+        with await other as lease:
             lease.finish()
         assert b.seen.evictions == [("a", "b")]
 
@@ -153,7 +153,7 @@ class Desk:
 
 async def test_all_pieces_together_wait_no_longer_than_one_request() -> None:
     desk = Desk()
-    turn = Turn(desk, count(1), "a", Priority.LOW, arrived=0.0, deadline=100.0)
+    turn = Turn(desk, count(1), "a", Priority.LOW, width=1, arrived=0.0, deadline=100.0)
     for waited, served in [(10, 1000), (0, 5), (60, 7)]:
         desk.now += waited
         await turn.lease()

@@ -40,6 +40,7 @@ EXPECTED = {
     "router_model_vram_bytes": "gauge",
     "router_queue_depth": "gauge",
     "router_queue_oldest_wait_seconds": "gauge",
+    "router_queue_expected_wait_seconds": "gauge",
     "router_model_state": "gauge",
     "router_slots": "gauge",
     "router_slots_busy": "gauge",
