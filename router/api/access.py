@@ -65,7 +65,7 @@ class Access:
         )
 
     def _has_credential(self, scope: Scope, path: str) -> bool:
-        shown = [_digest(value) for value in _credentials(scope["headers"])]
+        shown = _credentials(scope["headers"])
         if self._key is not None and _is_among(shown, self._key):
             return True
         query = parse_qs(scope["query_string"].decode("latin-1"))
@@ -92,14 +92,15 @@ def _digest_of(secret: str) -> bytes:
 
 
 def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """Digests of what was shown."""
     found = []
     for name, value in headers:
         if name == b"x-api-key":
-            found.append(value.strip())
+            found.append(_digest(value.strip()))
         elif name == b"authorization":
             scheme, _, token = value.partition(b" ")
             if scheme.lower() == b"bearer":
-                found.append(token.strip())
+                found.append(_digest(token.strip()))
     return found
 
 

@@ -64,14 +64,9 @@ async def read_body(scope: Scope, receive: Receive, hold: Hold, *, limit: int) -
     RequestTimeout, ClientDisconnected.
     """
     _check_headers(scope, limit)
-    taken = _taken(scope)
+    source: BodySource | None = scope.get("extensions", {}).get(EXTENSION)  # None: the server cannot tell
+    taken = None if source is None else source.taken_body()
     return await _received_body(receive, hold, limit) if taken is None else _held(taken, hold, limit)
-
-
-def _taken(scope: Scope) -> bytes | None:
-    """The body, where all of it is there already; None also for a server that cannot tell."""
-    source: BodySource | None = scope.get("extensions", {}).get(EXTENSION)
-    return None if source is None else source.taken_body()
 
 
 async def _received_body(receive: Receive, hold: Hold, limit: int) -> bytes:

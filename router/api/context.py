@@ -61,11 +61,6 @@ def context_of(scope: Scope) -> RequestContext:
     return found
 
 
-def fresh_id() -> str:
-    """A request id that nobody else has."""
-    return next(_fresh)
-
-
 def _ids() -> Iterator[str]:
     """Many at a time, since each look at the system's randomness costs more than the rest of an id."""
     while True:
@@ -74,4 +69,5 @@ def _ids() -> Iterator[str]:
             yield digits[start : start + _ID_LENGTH]
 
 
-_fresh = _ids()
+# A request id that nobody else has.
+fresh_id = _ids().__next__

@@ -188,7 +188,7 @@ class Cycle:
             self._left = length
         elif self._framing is _CHUNKED:
             lines.append(b"transfer-encoding: chunked\r\n")
-        if self._hesitates():
+        if not self._arrived and self._hesitates():
             self.keep_alive = False  # its body may come or not, so nobody can tell where the next request begins
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")

@@ -86,8 +86,4 @@ def _detour(endpoint: Endpoint, envelope: Envelope, body: bytes) -> Assembly | N
     """A child does not notice in time that the client of a document has left, see `proxy.assembly`."""
     if envelope.stream or not endpoint.generates:
         return None
-    return plan(endpoint.path, body, n=_whole(envelope.n), max_tokens=_whole(envelope.max_tokens))
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    return plan(endpoint.path, body, n=envelope.n, max_tokens=envelope.max_tokens)

@@ -267,7 +267,7 @@ class Engine:
     def _apply(self, commands: Iterable[Command]) -> None:
         """Carry commands out in order; those that come of carrying out one wait for their turn."""
         self._commands.extend(commands)
-        if self._applying:
+        if self._applying or not self._commands:
             return
         self._applying = True
         try:

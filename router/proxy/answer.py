@@ -46,7 +46,7 @@ class Answer:
 
     def start(self, status: int, headers: RawHeaders, *, streaming: bool) -> None:
         """Say the head. Where pings have said one already it stays, and a comment that was cut in two is ended."""
-        if not self.started:
+        if not self.status:
             self.status, self.streaming = status, streaming
             self._client.start(status, headers)
         elif not self._boundary.between_events:

@@ -73,13 +73,13 @@ class Assembly:
         self._untold = True
 
 
-def plan(path: str, body: bytes, *, n: int | None, max_tokens: int | None) -> Assembly | None:
+def plan(path: str, body: bytes, *, n: object, max_tokens: object) -> Assembly | None:
     """How to ask for the answer to a request that is not to be streamed; None = as it came.
 
     Args:
         path: of the upstream's endpoint, without a query.
         body: a JSON object that has been found valid.
-        n, max_tokens: as far as they are known already, to save reading; None = see the body.
+        n, max_tokens: as far as they are known already, to save reading, whatever they are; None = see the body.
     """
     kind = _KINDS.get(path)
     if kind is None or (n or 1) != 1 or wish.short(max_tokens):

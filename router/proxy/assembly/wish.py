@@ -55,9 +55,9 @@ def read(body: bytes) -> Wish | None:
         return None
 
 
-def short(tokens: int | None) -> bool:
+def short(tokens: object) -> bool:
     """Whether an answer of at most so many tokens is over soon; negative and None = no limit."""
-    return tokens is not None and 0 <= tokens <= SHORT_TOKENS
+    return isinstance(tokens, int) and 0 <= tokens <= SHORT_TOKENS
 
 
 def lossless(wish: Wish) -> bool:
