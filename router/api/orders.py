@@ -68,7 +68,7 @@ def _order(settings: Settings, wish: Wish, scope: Scope, body: bytes) -> Order:
         ),
         pings=envelope.stream and endpoint.generates,
         pieces=cut(endpoint.path, body),
-        width=max(1, _whole(envelope.n) or 1) if endpoint.generates else 1,
+        width=envelope.n if endpoint.generates and isinstance(envelope.n, int) and envelope.n > 1 else 1,
     )
 
 
