@@ -308,9 +308,9 @@ class HttpProtocol(asyncio.Protocol):
             self._answering.lost()
 
     def _give_up(self) -> None:
-        """The client takes nothing more."""
+        """The client takes nothing more. An end in order would be taken for that of the answer, on HTTP/1.0."""
         self._lost()
-        self._transport.abort()
+        self.reset()
 
     def _look_for_idleness(self) -> None:
         """One timer looks after the connection, in place of one that each request cancels and sets anew."""
