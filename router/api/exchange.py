@@ -25,6 +25,7 @@ from router.errors import (
     UpstreamKeptFailing,
 )
 from router.proxy.answer import Answer
+from router.proxy.detour import Untold
 from router.proxy.dialect import ErrorInfo
 from router.proxy.relay import Call, relay
 from router.telemetry.records import RequestRecord, RequestStatus
@@ -123,12 +124,18 @@ class _Talk:
             await self._serve(turn, watch)
 
     async def _serve(self, turn: Turn, watch: DisconnectWatch) -> None:
-        """Take a slot and relay; again if the upstream dies before the client has received anything of its answer."""
+        """Take a slot and relay; again if the upstream dies before the client has received anything of its answer.
+
+        An answer that is no more than untold is asked for once more as its client did.
+        """
         order, tries = self._order, 0
         while True:
             try:
                 with await turn.lease() as lease:
                     await relay(lease.upstream, order.call, self.answer, watch, lease)
+            except Untold:
+                order.call.detour = None
+                continue
             except UpstreamFailed as error:
                 tries += 1
                 if self.answer.first_content is not None:
