@@ -27,6 +27,7 @@ from router.errors import (
     UpstreamKeptFailing,
 )
 from router.proxy.answer import Answer
+from router.proxy.detour import Untold
 from router.proxy.dialect import ErrorInfo
 from router.proxy.pieces import Joint, Part, Pieces, Unjoinable
 from router.proxy.relay import Call, relay
@@ -177,6 +178,7 @@ class _Talk:
         """Take a slot and relay; again if the upstream dies before the client has received anything of its answer.
 
         With `more` to come the next slot is asked for before this one is given back.
+        An answer that is no more than untold is asked for once more as its client did.
         """
         order, tries = self._order, 0
         while True:
@@ -185,6 +187,9 @@ class _Talk:
                     await relay(lease.upstream, call, answer, watch, lease)
                     if more and answer.status < 400:
                         turn.renew()
+            except Untold:
+                call.detour = None
+                continue
             except UpstreamFailed as error:
                 tries += 1
                 if answer.first_content is not None:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from time import monotonic
 
 from router.engine.lease import Lease
 from router.engine.ports import SlotReading
-
-# After its grant a request has reached its slot; until then `/slots` may not show it.
-_DISPATCH_SEC = 0.05
 
 
 class AbandonedLeases:
@@ -18,13 +14,17 @@ class AbandonedLeases:
     A child does not say which request a slot works for, but each of its tasks has a number of its own. So the tasks
     that are busy when a lease has just been abandoned are remembered, and with them the leases that are served at that
     time. Of those tasks, as many as exceed those leases that still run belong to abandoned ones. What is granted later
-    brings new tasks and changes nothing. A lease so young that its task might not have been among them yet is looked
-    for afterwards: if no new task is its own, one of those remembered is.
+    brings new tasks and changes nothing. A lease so young that its task might not have been among them yet
+    (`Lease.shown_by`) is looked for afterwards: if no new task is its own, one of those remembered is.
+
+    A lease may be abandoned while its child still reads its request, which is then worked at in spite of all. It is
+    kept, and each look is one more at new tasks, until as many are busy as there are leases or its time has come.
     """
 
     def __init__(self) -> None:
         self._leases: dict[int, Lease] = {}
         self._since: dict[int, float] = {}
+        self._coming: dict[int, float] = {}  # those whose tasks have not been seen: until when they may turn up
         self._fresh = False
         self._tasks: set[int] = set()
         self._company: set[int] = set()
@@ -37,34 +37,43 @@ class AbandonedLeases:
 
     @property
     def oldest(self) -> float | None:
-        """When the first of them was abandoned."""
-        return min(self._since.values(), default=None)
+        """When the first of them was abandoned, and had come to its slot."""
+        return min((self._coming.get(lease, since) for lease, since in self._since.items()), default=None)
 
     @property
     def newest(self) -> float | None:
         """When the last of them was abandoned."""
         return max(self._since.values(), default=None)
 
-    def add(self, lease: Lease) -> None:
+    def add(self, lease: Lease, now: float) -> None:
         self._leases[lease.id] = lease
-        self._since[lease.id] = monotonic()
+        self._since[lease.id] = now
+        self._coming[lease.id] = max(lease.shown_by, now)
         self._fresh = True
 
     def settle(self, busy: Iterable[SlotReading], serving: Sequence[Lease], now: float) -> list[Lease]:
-        """Take out those that are over, given the busy slots and the served leases of now."""
+        """Take out those that are over, given a look at the busy slots.
+
+        Args:
+            serving, now: the served leases and the time when the look began; what is newer it may not have seen.
+        """
         if not self._leases:
             return []
         tasks = {slot.task for slot in busy}
+        shown = {lease.id for lease in serving if lease.shown_by < now}
+        if len(tasks) >= len(serving) + len(self._leases):
+            self._coming.clear()
+        self._coming = {lease: until for lease, until in self._coming.items() if until >= now}
         if self._fresh:
-            self._fresh = False
+            self._fresh = bool(self._coming)
             self._tasks |= tasks
-            self._company |= {lease.id for lease in serving if now - lease.granted_at > _DISPATCH_SEC}
+            self._company |= shown
         self._tasks &= tasks
         self._company &= {lease.id for lease in serving}
-        others = sum(now - lease.granted_at > _DISPATCH_SEC for lease in serving) - len(self._company)
-        hidden = max(0, others - len(tasks - self._tasks))
+        hidden = max(0, len(shown - self._company) - len(tasks - self._tasks))
         at_work = max(0, len(self._tasks) - len(self._company) - hidden)
-        over = list(self._leases.values())[: max(0, len(self._leases) - at_work)]
+        come = [lease for lease in self._leases.values() if lease.id not in self._coming]
+        over = come[: max(0, len(come) - at_work)]
         for lease in over:
             del self._leases[lease.id], self._since[lease.id]
         return over

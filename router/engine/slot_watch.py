@@ -63,7 +63,7 @@ class SlotWatch:
     def abandon(self, lease: Lease) -> None:
         """The client has gone; the child may still be busy with it."""
         if self._serving.pop(lease.id, None) is not None:
-            self._abandoned.add(lease)
+            self._abandoned.add(lease, monotonic())
             self._hurry.set()
 
     async def run(self) -> ChildExit:
@@ -102,6 +102,7 @@ class SlotWatch:
 
     async def _look(self, quiet: Sequence[Lease]) -> None:
         """Read `/slots`: credit quiet leases whose slots move, end abandoned ones whose slots are idle."""
+        serving, asked = self.leases, monotonic()
         try:
             slots = await self._child.slots()
         except (OSError, TimeoutError):
@@ -110,7 +111,7 @@ class SlotWatch:
         busy = [slot for slot in slots if slot.busy]
         moved = self._motion.update(busy, now)
         self._credit(quiet, busy, moved, now)
-        for lease in self._abandoned.settle(busy, self.leases, now):
+        for lease in self._abandoned.settle(busy, serving, asked):
             self._ended(lease)
 
     def _credit(self, quiet: Sequence[Lease], busy: Sequence[SlotReading], moved: set[int], now: float) -> None:

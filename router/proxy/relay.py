@@ -20,12 +20,13 @@ from router.engine.ports import Upstream
 from router.errors import UpstreamFailed
 from router.proxy.answer import Answer
 from router.proxy.complaint import translated
+from router.proxy.detour import Detour, Untold
 from router.proxy.dialect import ErrorInfo
 from router.proxy.headers import lines_to_upstream, to_client
 from router.wire.connection import Connection
 from router.wire.message import request_head
 from router.wire.pool import Pool
-from router.wire.sink import ConnectionBroken, RawHeaders, Sink
+from router.wire.sink import ConnectionBroken, RawHeaders
 
 _LONGEST_ERROR = 1024 * 1024
 _BROKE_OFF = "The model's server broke off its answer. Try again."
@@ -34,17 +35,6 @@ _STOPPING = "The model's server is being stopped; try again."
 _NO_STREAM = ErrorInfo.of(UpstreamFailed("The model's server did not answer with the stream that was asked for."))
 
 _Outcome = asyncio.Future[ConnectionBroken | None]
-
-
-class Detour(Protocol):
-    """An answer that is asked for in another form than the client wants it, and put into the client's on its way."""
-
-    @property
-    def body(self) -> bytes:
-        """The request's body in place of the client's."""
-
-    def sink(self, inner: Sink, on_progress: Callable[[], None]) -> Sink:
-        """Takes the upstream's answer and gives `inner` the client's."""
 
 
 class Pace(Protocol):
@@ -98,6 +88,8 @@ class Relay:
 
     def head(self, status: int, headers: RawHeaders) -> None:
         self._status, self._headers = status, headers
+        if self._lease is not None:
+            self._lease.answered()
         for name, value in headers:
             if name == b"content-type":
                 self.streaming = value[:17].lower() == b"text/event-stream"
@@ -158,7 +150,7 @@ async def relay(upstream: Upstream, call: Call, answer: Answer, pace: Pace, leas
     """Send `call` to `upstream` and its answer, whole, to `answer`.
 
     An upstream's own error is an answer too. Raises UpstreamFailed; what the client has been told by then is seen from
-    `answer`.
+    `answer`. Raises Untold, before the client has been told anything, when the detour turns out to be none.
     """
     pool = upstream.pool
     if pool.closed:
@@ -166,16 +158,18 @@ async def relay(upstream: Upstream, call: Call, answer: Answer, pace: Pace, leas
     detour = call.detour
     close = call.stream or detour is not None
     body = call.body if detour is None else detour.body
-    request = _head(upstream, call, len(body), close=close), body
+    head = _head(upstream, call, len(body), close=close)
     connection = None if close else pool.idle()
+    kept = connection is not None
+    connection = connection or await _connected(pool, unasked=lease)
     while True:
-        kept = connection is not None
-        connection = connection or await _connected(pool)
         taker = Relay(answer, lease)
         sink = taker if detour is None else detour.sink(taker, taker.progress)
         pace.on_full, pace.on_ready = connection.pause, connection.resume
+        if lease is not None:
+            lease.sent(len(body))
         try:
-            connection.send(*request, sink)
+            connection.send(head, body, sink)
             broken = await taker.outcome
         except asyncio.CancelledError:
             connection.abort()
@@ -188,9 +182,14 @@ async def relay(upstream: Upstream, call: Call, answer: Answer, pace: Pace, leas
             pool.give_back(connection)
         if broken is None:
             return
+        if isinstance(broken, Untold):
+            if broken.whole and lease is not None:
+                lease.finish()
+            raise broken
         if not (kept and broken.untouched):
             raise UpstreamFailed(_BROKE_OFF, retry_after=1) from broken
-        connection = None  # it was kept a moment too long: the upstream was about to close it
+        # It was kept a moment too long: the upstream was about to close it.
+        connection, kept = await _connected(pool), False
 
 
 def _head(upstream: Upstream, call: Call, length: int, *, close: bool) -> bytes:
@@ -200,8 +199,13 @@ def _head(upstream: Upstream, call: Call, length: int, *, close: bool) -> bytes:
     return request_head(call.method, call.target, upstream.url.removeprefix("http://"), lines, length)
 
 
-async def _connected(pool: Pool) -> Connection:
+async def _connected(pool: Pool, unasked: Lease | None = None) -> Connection:
+    """A fresh connection. A client that leaves meanwhile leaves an idle slot, if nothing was sent for its lease."""
     try:
         return await pool.connect()
+    except asyncio.CancelledError:
+        if unasked is not None:
+            unasked.finish()
+        raise
     except OSError as error:
         raise UpstreamFailed(_UNREACHABLE, retry_after=1) from error

@@ -1,6 +1,7 @@
 """The access log: a line per request, gathered in memory and written many at a time.
 
 No request waits for the log: where nobody reads the stream, lines are kept up to a bound, then dropped and counted.
+(But for a terminal that cannot be opened once more, see `_Outlet`.)
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class AccessLog:
     ) -> None:
         self.enabled = False
         self._write_out(patience=_LAST_WORDS_SEC)
+        self._outlet.close()
 
     def write(self, line: str) -> None:
         """Add a line, or drop it if too much waits already; never blocks for long."""
@@ -102,15 +104,21 @@ class AccessLog:
 
 
 class _Outlet:
-    """Writes to a stream without waiting for its reader, where the system can tell of one."""
+    """Writes to a stream without waiting for its reader, where the system can tell of one.
+
+    A terminal polls as writable as soon as it takes a single byte, so it is opened once more, non-blocking; to set that
+    on the stream itself would change it for everybody who has it. One that cannot be opened (it belongs to another
+    user, say) is waited for.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._descriptor: int | None = None
         self._poll: select.poll | None = None
         self._piece = _PIPE_PIECE
+        self._terminal = _terminal(stream)
         try:
-            self._descriptor = stream.fileno()
+            self._descriptor = stream.fileno() if self._terminal is None else self._terminal
             kind = os.fstat(self._descriptor).st_mode
         except OSError:
             return
@@ -134,10 +142,24 @@ class _Outlet:
                 end = data.rfind(b"\n", done, done + self._piece) + 1 or done + self._piece
                 done += os.write(self._descriptor, data[done:end])
         except BlockingIOError:
-            pass  # somebody has made the stream non-blocking, and it is full
+            pass  # it is non-blocking, and full
         except OSError:
             return b""
         return data[done:]
 
+    def close(self) -> None:
+        """Nothing more is taken."""
+        if self._terminal is not None:
+            os.close(self._terminal)
+            self._terminal = self._descriptor = None
+
     def _writable(self, deadline: float) -> bool:
         return self._poll is None or bool(self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+
+
+def _terminal(stream: TextIO) -> int | None:
+    """The stream's terminal, opened once more and non-blocking; None where it has none."""
+    try:
+        return os.open(os.ttyname(stream.fileno()), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:
+        return None

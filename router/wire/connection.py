@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from enum import Enum
 from typing import cast
@@ -11,8 +12,10 @@ from httptools import HttpParserError, HttpResponseParser
 
 from router.wire.sink import ConnectionBroken, RawHeaders, Sink
 
+_log = logging.getLogger(__name__)
 # For a head, for trailers, and for any other bytes that bring neither a piece of a body nor the end of an answer.
 _MOST_FRAMING = 64 * 1024
+_TOO_MUCH = f"sent more than {_MOST_FRAMING} bytes of headers"
 _MOST_HEADERS = 256
 _ONE_PIECE = 16 * 1024  # up to here a copy is cheaper than a second buffer
 
@@ -38,7 +41,8 @@ class Connection(asyncio.Protocol):
     """Carries one request after another. Made by a `Pool`.
 
     The sink is called outside the parser, after all that the read brought has been parsed; so it may `pause`, `abort`,
-    give the connection back, or send the next request from within `end`.
+    give the connection back, or send the next request from within `end`. One that raises is told that its answer is
+    broken, and the connection is closed.
 
     Args:
         where: the upstream's address, for messages.
@@ -120,7 +124,7 @@ class Connection(asyncio.Protocol):
         sink = self._sink
         self.abort()
         if sink is not None:
-            sink.broke(ConnectionBroken(reason, untouched=self._stage is _AWAITED))
+            self._tell_broken(sink, ConnectionBroken(reason, untouched=self._stage is _AWAITED))
 
     # --- for the event loop
 
@@ -140,38 +144,45 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except HttpParserError as error:
             wrong = _reason(error)
-        if self._head is not None and not self._tell_head(sink, self._head, len(data)):
-            return
-        pieces = self._pieces
-        if pieces:
-            self._framing = 0
-            chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-            sink.body(chunk)
-        else:
-            self._framing += len(data)
-        if self._stage is _WHOLE:
-            if self._sink is sink:
-                self._finish(sink)
-        elif wrong:
-            self.break_off(f"{self._where} answered something that is no HTTP: {wrong}")
-        elif self._framing > _MOST_FRAMING:
-            self.break_off(f"{self._where} sent more than {_MOST_FRAMING} bytes of headers")
+        try:
+            if self._head is not None and not self._tell_head(sink, self._head, len(data)):
+                return
+            pieces = self._pieces
+            if pieces:
+                self._framing = 0
+                chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                pieces.clear()
+                sink.body(chunk)
+            else:
+                self._framing += len(data)
+            if self._stage is _WHOLE:
+                if self._sink is sink:
+                    self._finish(sink)
+            elif wrong or self._framing > _MOST_FRAMING:
+                told = f"answered something that is no HTTP: {wrong}" if wrong else _TOO_MUCH
+                self.break_off(f"{self._where} {told}")
+        except Exception:  # noqa: BLE001 - whatever it was, nothing else would wake the one who waits
+            self._drop(sink)
 
     def eof_received(self) -> None:
         sink = self._sink
         if sink is not None and self._stage is _UNTIL_EOF:
             self.abort()
             self.used = True
-            sink.end()
+            try:
+                sink.end()
+            except Exception:  # noqa: BLE001 - as above
+                self._drop(sink)
         else:
             self.break_off(f"{self._where} closed the connection before its answer was whole")
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.break_off(f"the connection to {self._where} was lost before its answer was whole: {error}")
-        self._transport = None
-        del self._parser  # which ends a cycle that only the garbage collector could
-        self._lost(self)
+        try:
+            self.break_off(f"the connection to {self._where} was lost before its answer was whole: {error}")
+        finally:
+            self._transport = None
+            del self._parser  # which ends a cycle that only the garbage collector could
+            self._lost(self)
 
     # --- for the parser
 
@@ -208,13 +219,28 @@ class Connection(asyncio.Protocol):
 
     # --- for all of them
 
+    def _drop(self, sink: Sink) -> None:
+        """Give up an answer whose sink has just raised, or a request would wait for it for ever."""
+        _log.exception("An answer of %s could not be taken", self._where)
+        if self._sink is sink:
+            self._sink = None
+        reason = f"an answer of {self._where} could not be taken"
+        self.break_off(reason)  # tells the next request, if one was sent from within `end`
+        self._tell_broken(sink, ConnectionBroken(reason, untouched=False))
+
+    def _tell_broken(self, sink: Sink, error: ConnectionBroken) -> None:
+        try:
+            sink.broke(error)
+        except Exception:  # noqa: BLE001 - the one who closes has others to tell
+            _log.exception("Nobody could be told that %s", error)
+
     def _tell_head(self, sink: Sink, head: tuple[int, RawHeaders], read: int) -> bool:
         """Tell the head that this read of so many bytes completed; whether to go on."""
         self._head = None
         if self._framing + read > _MOST_FRAMING:
             size = sum(len(name) + len(value) + 4 for name, value in head[1])
             if size > _MOST_FRAMING:
-                self.break_off(f"{self._where} sent more than {_MOST_FRAMING} bytes of headers")
+                self.break_off(f"{self._where} {_TOO_MUCH}")
                 return False
         self._framing = 0
         sink.head(*head)

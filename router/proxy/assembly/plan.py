@@ -14,6 +14,8 @@ from router.proxy.assembly.sink import AssemblingSink
 from router.proxy.assembly.text import OwnText, Text
 from router.wire.sink import Sink
 
+# Of a larger body, which no context holds, to look at the request would keep everybody else waiting.
+LARGEST_REQUEST = 8 * 1024 * 1024
 _STREAM = b',"stream":true}'
 _STREAM_WITH_USAGE = b',"stream":true,"stream_options":{"include_usage":true}}'
 
@@ -36,17 +38,16 @@ _KINDS: Mapping[str, _Kind] = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Assembly:
-    """A request that is sent as a stream in place of what its client sent, until a stream fails to tell its answer.
+    """A request that is sent as a stream in place of what its client sent; see `Detour`.
 
-    What streams fail to tell is rare: text in which a template's parser finds nothing, Anthropic messages that begin
-    with half of a character. Such an answer breaks, and the next attempt is made as the client made it.
+    What a stream fails to tell is rare: text in which a template's parser finds nothing, Anthropic messages that begin
+    with half of a character. Such an answer is `Untold`, to be asked for as its client did.
     """
 
     _plain: bytes
     _kind: _Kind
-    _untold: bool = False
 
     @property
     def body(self) -> bytes:
@@ -54,8 +55,6 @@ class Assembly:
 
         Of two members of one name llama-server takes the last.
         """
-        if self._untold:
-            return self._plain
         end = self._plain.rindex(b"}")
         return b"".join((memoryview(self._plain)[:end], self._kind.asking))
 
@@ -65,12 +64,7 @@ class Assembly:
         Args:
             on_progress: called for each read that brought more of the answer, which `inner` does not hear of.
         """
-        if self._untold:
-            return inner
-        return AssemblingSink(self._kind.document(), inner, on_progress=on_progress, on_untold=self._give_up)
-
-    def _give_up(self) -> None:
-        self._untold = True
+        return AssemblingSink(self._kind.document(), inner, on_progress=on_progress)
 
 
 def plan(path: str, body: bytes, *, n: object, max_tokens: object) -> Assembly | None:
@@ -82,7 +76,7 @@ def plan(path: str, body: bytes, *, n: object, max_tokens: object) -> Assembly |
         n, max_tokens: as far as they are known already, to save reading, whatever they are; None = see the body.
     """
     kind = _KINDS.get(path)
-    if kind is None or (n or 1) != 1 or wish.short(max_tokens):
+    if kind is None or len(body) > LARGEST_REQUEST or (n or 1) != 1 or wish.short(max_tokens):
         return None
     wished = wish.read(body)
     if wished is None or not wish.lossless(wished):

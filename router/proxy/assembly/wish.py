@@ -44,7 +44,6 @@ class Wish(Struct):
 
 
 _DECODER = msgspec.json.Decoder(Wish)
-_TOKENS = msgspec.json.Decoder(list[int])
 
 
 def read(body: bytes) -> Wish | None:
@@ -98,9 +97,9 @@ def _has_one_prompt(wish: Wish) -> bool:
         return bool(wish.messages) and wish.messages[-1].role != "assistant"
     if not wish.prompt:
         return bool(wish.input)
-    if memoryview(wish.prompt)[0] != ord("["):
+    prompt = bytes(wish.prompt)
+    if prompt[0] != ord("["):
         return True
-    try:
-        return bool(_TOKENS.decode(wish.prompt))
-    except msgspec.DecodeError:
-        return False
+    # A list of tokens is one prompt. To read a million of them would take a while.
+    tokens = prompt[1:-1]
+    return bool(tokens.strip()) and not any(sign in tokens for sign in (b'"', b"[", b"{"))

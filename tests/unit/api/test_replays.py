@@ -98,6 +98,52 @@ async def test_a_stream_is_replayed_as_long_as_only_pings_have_come(router: Site
     assert replays(router) == 1
 
 
+def untold_first(events: bytes, ends: Callable[[Wire], Awaitable[None]]) -> Script:
+    async def script(heard: Heard, wire: Wire) -> None:
+        if json.loads(heard.body).get("stream"):
+            await wire.begin_stream()
+            await wire.chunk(events)
+            await ends(wire)
+        else:
+            await wire.answer(b'{"ok":true}')
+
+    return script
+
+
+async def with_its_end(wire: Wire) -> None:
+    await wire.end_stream()
+
+
+async def with_a_break(wire: Wire) -> None:
+    wire.cut()
+
+
+FINISHED = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"completion_tokens":%s}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("events", "ends", "finished"),
+    [
+        (FINISHED % b"9" + b"data: [DONE]\n\n", with_its_end, True),
+        (FINISHED % b"null" + b"data: [DONE]\n\n", with_its_end, True),
+        (FINISHED % b"9" + b"data: [DONE]\n\n", with_a_break, False),
+        (b"data: what\n\n", with_its_end, False),
+    ],
+)
+async def test_what_a_stream_cannot_tell_is_asked_for_again_at_once(
+    events: bytes, ends: Callable[[Wire], Awaitable[None]], finished: bool, router: Site
+) -> None:
+    asked = b'{"model":"chat","messages":[{"role":"user","content":"Hi"}]}'
+    router.upstream.script = untold_first(events, ends)
+    answer = await router.chat(asked)
+    assert (answer.status_code, answer.content) == (200, b'{"ok":true}')
+    assert [heard.body == asked for heard in router.upstream.heard] == [False, True]
+    assert router.engine.verdicts == [], "the upstream is well"
+    assert router.engine.finished == [finished, True]
+    assert not replays(router)
+    assert outcomes(router) == ["success"]
+
+
 async def test_three_times_is_enough(router: Site) -> None:
     router.upstream.script = first_fails(9, at_once, a_document)
     answer = await router.chat(CHAT)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from router.proxy.assembly import Assembly, plan
-from tests.fakes.sink import RecordingSink
+from router.proxy.assembly.plan import LARGEST_REQUEST
 
 CHAT, TEXT, OWN, MESSAGES, RESPONSES = (
     "/v1/chat/completions", "/v1/completions", "/completion", "/v1/messages", "/v1/responses",
@@ -110,16 +110,15 @@ def test_other_endpoints_are_left_alone(path: str) -> None:
     assert plan(path, json.dumps({"messages": ASK, "prompt": "Hi"}).encode(), n=None, max_tokens=None) is None
 
 
-def test_an_answer_that_a_stream_could_not_tell_is_asked_for_as_the_client_did() -> None:
-    body = json.dumps({"messages": ASK}).encode()
-    assembly = plan(MESSAGES, body, n=None, max_tokens=None)
-    assert assembly is not None
-    first = RecordingSink()
-    sink = assembly.sink(first, lambda: None)
-    sink.head(200, [(b"content-type", b"text/event-stream")])
-    sink.body(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')  # and no beginning
-    sink.end()
-    assert first.outcome == "broke"
-    assert assembly.body == body
-    second = RecordingSink()
-    assert assembly.sink(second, lambda: None) is second
+def test_a_body_that_no_context_holds_is_not_looked_at() -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": "x" * LARGEST_REQUEST}]}).encode()
+    assert plan(CHAT, body, n=None, max_tokens=None) is None
+    assert plan(CHAT, body.replace(b"x" * 1000, b"", 1), n=None, max_tokens=None) is not None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "one"),
+    [("[1, 2]", True), (" [ 1 ] ", True), ("[ ]", False), ('[1, "x"]', False), ("[[1]]", False), ('[{"a":1}]', False)],
+)
+def test_a_list_of_tokens_is_one_prompt(prompt: str, one: bool) -> None:
+    assert (plan(TEXT, f'{{"prompt":{prompt}}}'.encode(), n=None, max_tokens=None) is not None) is one

@@ -13,6 +13,7 @@ from router.proxy.assembly.messages import Messages
 from router.proxy.assembly.responses import Responses
 from router.proxy.assembly.sink import AssemblingSink
 from router.proxy.assembly.text import OwnText, Text
+from router.proxy.detour import Untold
 from router.wire.sink import ConnectionBroken, RawHeaders
 from tests.fakes.sink import RecordingSink
 
@@ -31,7 +32,7 @@ def delta(fields: str, finish: str = "null") -> bytes:
     return data(f'{{"choices":[{choice}],{COMMON},"object":"chat.completion.chunk"}}')
 
 
-def usage(tokens: int = 9) -> bytes:
+def usage(tokens: int | str = 9) -> bytes:
     counted = f'"usage":{{"completion_tokens":{tokens},"prompt_tokens":2}},"timings":{TIMINGS}'
     return data(f'{{"choices":[],{COMMON},"object":"chat.completion.chunk",{counted}}}')
 
@@ -137,15 +138,17 @@ STREAMS: dict[str, tuple[type[Document], bytes, str]] = {
 }
 
 
+def raising(*_: object) -> None:
+    raise RuntimeError
+
+
 class Setup:
     """A sink over another, and what it said."""
 
     def __init__(self, document: Document, **options: Any) -> None:
         self.inner = RecordingSink()
-        self.progress = self.untold = 0
-        self.sink = AssemblingSink(
-            document, self.inner, on_progress=self._note_progress, on_untold=self._note_untold, **options
-        )
+        self.progress = 0
+        self.sink = AssemblingSink(document, self.inner, on_progress=self._note_progress, **options)
 
     def stream(self, *chunks: bytes) -> RecordingSink:
         self.sink.head(200, SSE)
@@ -155,9 +158,6 @@ class Setup:
 
     def _note_progress(self) -> None:
         self.progress += 1
-
-    def _note_untold(self) -> None:
-        self.untold += 1
 
 
 @pytest.mark.parametrize(("document", "stream", "expected"), STREAMS.values(), ids=STREAMS)
@@ -197,7 +197,7 @@ def test_a_stream_without_its_last_event_is_a_broken_answer(
     assert setup.inner.order == ["broke"]
     assert setup.inner.error is not None
     assert not setup.inner.error.untouched
-    assert setup.untold == 0, "another stream may well tell it"
+    assert not isinstance(setup.inner.error, Untold), "another stream may well tell it"
 
 
 def test_a_connection_that_breaks_is_told() -> None:
@@ -294,13 +294,46 @@ def test_null_is_no_error() -> None:
         (Messages(), START + told("message_delta", delta={}, usage={"output_tokens": 2}) + told("message_stop")),
         (Responses(), told("response.completed")),
         (Responses(), told("response.completed", response={"output": []})),
+        (Chat(), delta("{}", '"stop"') + usage("null") + DONE),
+        (Chat(), delta("{}", '"stop"') + usage("1.0") + DONE),
+        (Chat(), delta("{}", '"stop"') + usage('"2"') + DONE),
+        (Messages(), START + told("message_delta", delta={}, usage={"output_tokens": [1]}) + told("message_stop")),
     ],
 )
 def test_what_a_stream_cannot_tell_is_said_to_be_so(document: Document, stream: bytes) -> None:
     setup = Setup(document)
     setup.stream(stream)
     setup.sink.end()
-    assert (setup.inner.order, setup.untold) == (["broke"], 1)
+    assert setup.inner.order == ["broke"]
+    assert isinstance(setup.inner.error, Untold)
+
+
+def test_an_untold_answer_may_have_been_read_to_its_end() -> None:
+    setup = Setup(Messages())
+    setup.stream(MESSAGES.removeprefix(START))
+    setup.sink.end()
+    assert isinstance(setup.inner.error, Untold)
+    assert setup.inner.error.whole
+
+
+def test_an_untold_answer_whose_connection_breaks_was_not_read_to_its_end() -> None:
+    setup = Setup(Messages())
+    setup.stream(MESSAGES.removeprefix(START))
+    setup.sink.broke(ConnectionBroken("reset", untouched=False))
+    assert isinstance(setup.inner.error, Untold)
+    assert not setup.inner.error.whole
+
+
+@pytest.mark.parametrize("call", ["head", "body", "end"])
+def test_a_document_that_cannot_be_handed_over_is_broken(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup(Chat())
+    setup.stream(CHAT)
+    with monkeypatch.context() as patch:
+        patch.setattr(setup.inner, call, raising)
+        with pytest.raises(RuntimeError):
+            setup.sink.end()
+    setup.sink.broke(ConnectionBroken("as a connection says then", untouched=False))
+    assert setup.inner.outcome == "broke"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -354,3 +357,64 @@ async def test_an_answer_without_a_body(fake: FakeUpstream, upstream: Upstream) 
     client, releases, _ = await ask(upstream)
     assert (client.status, client.body, client.complete) == (204, b"", True)
     assert releases.finished == [True]
+
+
+async def test_an_answer_whose_end_cannot_be_told_is_broken(fake: FakeUpstream, upstream: Upstream) -> None:
+    class Deaf(Client):
+        def end(self, body: bytes = b"") -> None:
+            raise RuntimeError
+
+    client, releases = Deaf(), Releases()
+    with releases.lease(upstream) as lease, pytest.raises(UpstreamFailed):
+        async with asyncio.timeout(5):
+            await relay(upstream, call(), client.answer, client, lease)
+    assert releases.finished == [True], "the upstream was done with it"
+
+
+async def test_who_leaves_before_anything_was_sent_leaves_an_idle_slot() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        with contextlib.ExitStack() as others:
+            for _ in range(3):  # more than wait to be accepted, so that the next one waits
+                other = others.enter_context(socket.socket())
+                other.setblocking(False)
+                other.connect_ex(("127.0.0.1", port))
+            pool = Pool("127.0.0.1", port)
+            upstream, client, releases = Upstream(f"http://127.0.0.1:{port}", pool, "Bearer x"), Client(), Releases()
+
+            async def one() -> None:
+                with releases.lease(upstream) as lease:
+                    await relay(upstream, call(), client.answer, client, lease)
+
+            task = asyncio.create_task(one())
+            await turn()
+            await turn()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    assert releases.finished == [True]
+
+
+async def test_a_lease_knows_how_far_its_request_has_come(fake: FakeUpstream, upstream: Upstream) -> None:
+    begin, go_on = asyncio.Event(), asyncio.Event()
+
+    async def script(heard: Heard, wire: Wire) -> None:
+        await begin.wait()
+        await wire.begin_stream()
+        await wire.chunk(b":\n\n")
+        await go_on.wait()
+        await wire.end_stream()
+
+    fake.script = script
+    client, releases = Client(), Releases()
+    with releases.lease(upstream) as lease:
+        task = asyncio.create_task(relay(upstream, call(b" " * 1_000_000, stream=True), client.answer, client, lease))
+        await eventually(lambda: len(fake.heard) == 1)
+        assert 1.5 < lease.shown_by - time.monotonic() < 2.5, "a large request takes its time"
+        begin.set()
+        await eventually(lambda: client.body != b"")
+        assert lease.shown_by == 0.0
+        go_on.set()
+        await task

@@ -1,11 +1,13 @@
 """The access log: what a line looks like, when lines are written, and what happens when nobody reads them."""
 
 import asyncio
+import contextlib
 import io
 import logging
 import os
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -44,6 +46,23 @@ class Pipe:
         if self._reading >= 0:
             os.close(self._reading)
         self.stream.close()
+
+
+@contextlib.contextmanager
+def deadline(seconds: float, then: Callable[[], None]) -> Iterator[None]:
+    """`then` frees a block that is stuck in a call of the system, so that its test fails instead of hanging."""
+    timer = threading.Timer(seconds, then)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(list(Path("/dev/fd").iterdir()))
 
 
 @pytest.fixture
@@ -172,6 +191,52 @@ async def test_a_stream_that_somebody_made_non_blocking(pipe: Pipe) -> None:
             found += chunk
             log.flush()
     assert found.count("\n") == 2000
+
+
+async def test_a_terminal_whose_reader_stands_still_stops_nobody() -> None:
+    reading, writing = os.openpty()
+    loop = asyncio.get_running_loop()
+    with os.fdopen(writing, "w") as stream:
+        started = loop.time()
+        with deadline(20, lambda: os.close(reading)), AccessLog(stream, enabled=True) as log:
+            for number in range(2000):
+                log.write(f"{number:06} {'x' * 100}")
+                log.flush()
+        assert loop.time() - started < 5.0
+        assert os.get_blocking(writing), "others who have it do not notice"
+        found = os.read(reading, 1 << 16)
+        assert found.count(b"\n") > 1
+    os.close(reading)
+
+
+async def test_the_lines_of_a_terminal_are_whole_and_in_order() -> None:
+    reading, writing = os.openpty()
+    os.set_blocking(reading, False)
+    found = b""
+    with os.fdopen(writing, "w") as stream, AccessLog(stream, enabled=True) as log:
+        for number in range(1000):
+            log.write(f"{number:06} {'x' * 100}")
+
+        def all_read() -> bool:
+            nonlocal found
+            with contextlib.suppress(BlockingIOError):
+                found += os.read(reading, 1 << 16)
+            return found.count(b"\n") == 1000
+
+        await until(all_read)
+    os.close(reading)
+    assert [int(line[-107:-101]) for line in found.split(b"\r\n")[:-1]] == list(range(1000))
+
+
+async def test_a_terminal_is_closed_at_the_end() -> None:
+    reading, writing = os.openpty()
+    before = descriptors()
+    with os.fdopen(writing, "w") as stream:
+        with AccessLog(stream, enabled=True) as log:
+            assert descriptors() == before + 1
+        assert descriptors() == before
+        log.flush()
+    os.close(reading)
 
 
 @pytest.mark.parametrize(("level", "lines"), [(logging.INFO, 1), (logging.WARNING, 0)])

@@ -517,3 +517,53 @@ async def test_a_long_body_may_have_much_framing() -> None:
     reads = [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", *(chunk * 100), b"0\r\n\r\n"]
     order, _, _, content, reusable = fed(*reads)
     assert (order, content, reusable) == (["head", "body", "end"], b"a" * 100, True)
+
+
+# --- sinks that raise
+
+
+class RaisingSink(RecordingSink):
+    """Raises in one of its calls, before it has noted it."""
+
+    def __init__(self, call: str) -> None:
+        super().__init__()
+        self.call = call
+
+    def _note(self, what: str) -> None:
+        if what == self.call:
+            raise ValueError(what)
+        super()._note(what)
+
+
+UNTIL_EOF = b"HTTP/1.1 200 OK\r\n\r\nrest"
+
+
+@pytest.mark.parametrize("answer", [JSON, UNTIL_EOF])
+@pytest.mark.parametrize("call", ["head", "body", "end"])
+async def test_a_sink_that_raises_is_told_that_its_answer_is_broken(
+    call: str, answer: bytes, fake: FakeUpstream, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.script = saying(answer, then=close)
+    connection, sink = await pool.connect(), RaisingSink(call)
+    connection.send(GET, b"", sink)
+    assert await sink.ended() == "broke"
+    assert sink.error is not None
+    assert not sink.error.untouched
+    assert not connection.reusable
+    assert "could not be taken" in caplog.text
+    assert "ValueError" in caplog.text
+
+
+async def test_a_sink_that_cannot_even_hear_of_a_break_keeps_no_connection_open(
+    fake: FakeUpstream, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.script = saying(JSON[:-3], then=close)
+    lost: list[Connection] = []
+    sink = RaisingSink("broke")
+    connection = Connection("here", lost.append)
+    where = ("127.0.0.1", pool._port)
+    transport, _ = await asyncio.get_running_loop().create_connection(lambda: connection, *where)
+    connection.send(GET, b"", sink)
+    await until(lambda: bool(lost))
+    assert transport.is_closing()
+    assert "Nobody could be told" in caplog.text
