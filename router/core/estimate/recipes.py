@@ -1,0 +1,423 @@
+"""The graphs that llama.cpp computes, as far as they take memory.
+
+One recipe serves all transformers: what a layer does shows in the tensors it has. Sources (llama.cpp b11434):
+`src/llama-graph.cpp` (`build_inp_embd`, `build_qkv`, `build_attn`, `build_attn_mha`, `build_ffn`, `build_moe_ffn`,
+`build_pooling`, `build_rs`), `src/models/{llama,qwen3,gemma2,gemma3,bert,deepseek2,mamba-base}.cpp`, and
+`llama_context::sched_reserve` for the sizes that are reserved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from router.core.estimate.caches import effective_ubatch, window_cells
+from router.core.estimate.graph import F16, F32, I32, I64, Graph, Tensor
+from router.core.estimate.run import CACHE_TYPES, Run
+from router.core.estimate.shape import Layer, Shape
+
+_ROTATED = 64  # heads that are a multiple of this are rotated before they are quantised into the cache
+_POOL_MEAN = 1
+# Source: `llm_arch_supports_mixed_batch`.
+_UNMIXED = frozenset({"cogvlm", "deepseek4", "granite-switch", "eagle3", "dflash", "gemma4-assistant"})
+
+
+def compute_graph(shape: Shape, run: Run) -> Graph:
+    """The largest graph: a whole batch, the context full."""
+    return _Recipe(shape, run).build()
+
+
+@dataclass(slots=True)
+class _Attention:
+    """The inputs of one kind of attention (whole context, or a window of it)."""
+
+    cells: int
+    mask: Tensor
+    key_rows: Tensor
+    value_rows: Tensor
+    key_turn: Tensor | None = None
+    value_turn: Tensor | None = None
+
+
+@dataclass(slots=True)
+class _Recipe:
+    shape: Shape
+    run: Run
+    graph: Graph = field(default_factory=Graph)
+    tokens: int = 0
+    streams: int = 1
+    outputs: int = 0
+
+    def build(self) -> Graph:
+        shape, run = self.shape, self.run
+        tokens = effective_ubatch(shape, run)
+        self.tokens = -(-tokens // run.slots) * run.slots
+        self.streams = run.cells(shape.train_ctx)[1]
+        pooled = run.embedding or bool(run.pooling)
+        self.outputs = min(self.tokens, run.batch if pooled or not shape.causal else run.slots * (1 + run.draft))
+        hidden = self._inputs()
+        positions = self.graph.input(self.tokens, width=I32)
+        whole, window = self._attention(windowed=False), self._attention(windowed=True)
+        wanted = self.graph.input(self.outputs, width=I32)
+        last = len(shape.trunk) - 1
+        for index, layer in enumerate(shape.trunk):
+            attention = window if layer.windowed else whole
+            hidden = self._layer(layer, hidden, positions, attention, wanted if index == last else None)
+        self._head(hidden)
+        return self.graph
+
+    # -- ends --------------------------------------------------------------------------------------------------------
+
+    def _inputs(self) -> Tensor:
+        """`build_inp_embd`, and what models do to it at once."""
+        graph, embd = self.graph, self.shape.embd
+        tokens = graph.input(self.tokens, width=I32)
+        rows = graph.op((embd, self.tokens), graph.external(), tokens)
+        graph.expand(rows)
+        # Embeddings from outside (of an image, say), alone or between tokens: reserved though hardly ever used.
+        graph.expand(graph.input(embd, self.tokens))
+        mixed = graph.op(rows.shape, graph.external(), graph.input(self.tokens, width=I32))
+        slots = graph.input(self.tokens, width=I64)
+        copied = graph.op(rows.shape, graph.input(embd, self.tokens))
+        if self.shape.architecture not in _UNMIXED:
+            graph.expand(graph.store(copied, mixed, slots))
+        architecture = self.shape.architecture
+        if architecture in ("gemma3", "gemma4"):
+            rows = graph.op(rows.shape, rows, graph.input(1, self.tokens), in_place=True)
+        elif architecture in ("gemma", "gemma2"):
+            rows = graph.op(rows.shape, rows, in_place=True)
+        graph.expand(rows)
+        if "bert" in architecture:
+            rows = graph.op(rows.shape, rows, graph.external(), in_place=True)
+            if architecture == "bert":
+                places = graph.op(rows.shape, graph.external(), graph.input(self.tokens, width=I32))
+                rows = graph.op(rows.shape, places, rows, in_place=True)
+            rows = self._norm(rows, bias=True)
+        return rows
+
+    def _head(self, hidden: Tensor) -> None:
+        graph, shape = self.graph, self.shape
+        pooling = self.run.pooling if self.run.pooling is not None else shape.pooling
+        if "bert" not in shape.architecture:
+            hidden = self._norm(hidden)
+        hidden.kept = True
+        if "bert" not in shape.architecture:
+            logits = self._matrix(hidden, shape.vocab)
+            if shape.final_cap:
+                for _ in range(3):
+                    logits = graph.op(logits.shape, logits, in_place=True)
+            logits.kept = True
+            graph.expand(logits)
+        graph.expand(hidden)
+        if self.run.embedding and pooling:
+            graph.expand(self._pool(hidden, pooling))
+
+    def _pool(self, hidden: Tensor, pooling: int) -> Tensor:
+        graph, embd = self.graph, self.shape.embd
+        if pooling != _POOL_MEAN:
+            return graph.op((embd, self.run.slots), hidden, graph.input(self.run.slots, width=I32))
+        turned = graph.op((self.outputs, embd), graph.view(hidden, self.outputs, embd))
+        pooled = graph.op((embd, self.run.slots), turned, graph.input(self.tokens, self.run.slots))
+        pooled.kept = True
+        return pooled
+
+    # -- layers ------------------------------------------------------------------------------------------------------
+
+    def _layer(
+        self, layer: Layer, hidden: Tensor, positions: Tensor, attention: _Attention, wanted: Tensor | None
+    ) -> Tensor:
+        bert = "bert" in self.shape.architecture
+        state = hidden if bert else self._norm(hidden)
+        mixed = self._mix(layer, state, positions, attention)
+        if wanted is not None:
+            rows = (self.shape.embd, self.outputs)
+            mixed, hidden = self.graph.op(rows, mixed, wanted), self.graph.op(rows, hidden, wanted)
+        if layer.has("post_attention_norm.weight") and self._norms_after(layer):
+            mixed = self._norm(mixed)
+        middle = self._add(mixed, hidden)
+        if bert:
+            middle = self._norm(middle, bias=True)
+            return self._norm(self._add(self._feed(layer, middle), middle), bias=True)
+        if not self._feeds(layer):
+            return middle
+        fed = self._feed(layer, self._norm(middle))
+        if layer.has("post_ffw_norm.weight"):
+            fed = self._norm(fed)
+        return self._add(fed, middle)
+
+    def _norms_after(self, layer: Layer) -> bool:
+        """Some give the norm before the feed-forward part the name of the one after attention."""
+        return layer.has("ffn_norm.weight") or layer.has("post_ffw_norm.weight")
+
+    def _feeds(self, layer: Layer) -> bool:
+        return any(layer.has(f"{name}.weight") for name in ("ffn_up", "ffn_down", "ffn_up_exps", "ffn_gate_up_exps"))
+
+    def _mix(self, layer: Layer, state: Tensor, positions: Tensor, attention: _Attention) -> Tensor:
+        """What lets tokens see each other."""
+        if self.shape.mla_rank and layer.has("attn_kv_a_mqa.weight"):
+            return self._latent(layer, state, positions, attention)
+        mixed = self._recur(layer, state) if layer.recurrent else None
+        if layer.heads and (layer.attends or not layer.recurrent):
+            attended = self._attend(layer, state, positions, attention)
+            mixed = attended if mixed is None else self._add(attended, mixed)
+        return state if mixed is None else mixed
+
+    # -- attention ---------------------------------------------------------------------------------------------------
+
+    def _attention(self, *, windowed: bool) -> _Attention:
+        shape, run, graph = self.shape, self.run, self.graph
+        cells = window_cells(shape, run) if windowed else run.cells(shape.train_ctx)[0]
+        streams = self.streams
+        if not shape.caches:
+            cells, streams = self.tokens, 1
+        mask = graph.input(cells, self.tokens // streams, 1, streams, width=F16 if run.flash else F32)
+        widest = max((layer.kv_heads * layer.head_v for layer in shape.layers), default=0)
+        value_rows = self.tokens * (1 if run.flash else widest)
+        first = shape.layers[0]
+        return _Attention(
+            cells,
+            mask,
+            graph.input(self.tokens, width=I64),
+            graph.input(value_rows, width=I64),
+            self._turn(run.type_k, first.head_k, largest=True),
+            self._turn(run.type_v, first.head_v, largest=False),
+        )
+
+    def _turn(self, kind: str, head: int, *, largest: bool) -> Tensor | None:
+        """The rotation before quantisation (`llama_kv_cache`, `attn_rot_k` and `attn_rot_v`)."""
+        if not self.shape.caches or CACHE_TYPES[kind][1] == 1 or not head or head % _ROTATED:
+            return None
+        size = _ROTATED
+        while largest and head % (2 * size) == 0:
+            size *= 2
+        return self.graph.input(size, size)
+
+    def _attend(self, layer: Layer, state: Tensor, positions: Tensor, attention: _Attention) -> Tensor:
+        graph, shape = self.graph, self.shape
+        query, key, value = self._qkv(layer, state)
+        if layer.has("attn_q_norm.weight"):
+            query = self._norm(query)
+            key = self._norm(key)
+        if shape.architecture != "bert":
+            query = graph.op(query.shape, query, positions, in_place=True)
+            key = graph.op(key.shape, key, positions, in_place=True)
+        if shape.architecture in ("gemma", "gemma2", "gemma3"):
+            query = graph.op(query.shape, query, in_place=True)
+        if attention.key_turn is not None:
+            query, key = self._rotate(query, attention.key_turn), self._rotate(key, attention.key_turn)
+        if attention.value_turn is not None:
+            value = self._rotate(value, attention.value_turn)
+        windows = any(other.windowed for other in shape.layers)
+        for tensor in (query, key, value) if windows or not shape.caches else (query, value, key):
+            graph.expand(tensor)
+        if shape.caches and layer.attends:
+            key = self._cache(key, attention.key_rows)
+            value = self._cache(value, attention.value_rows)
+        elif shape.caches:
+            key, value = graph.external(), graph.external()
+        attended = self._scores(layer.heads, layer.head_v, query, key, value, attention)
+        if attention.value_turn is not None:
+            attended = self._rotate(attended, attention.value_turn)
+        output = self._matrix(attended, shape.embd)
+        return self._biased(output, layer.has("attn_output.bias"))
+
+    def _qkv(self, layer: Layer, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        graph, tokens = self.graph, self.tokens
+        shapes = [(layer.head_k, layer.heads), (layer.head_k, layer.kv_heads), (layer.head_v, layer.kv_heads)]
+        if layer.has("attn_qkv.weight"):
+            fused = self._matrix(state, layer.width("attn_qkv.weight"))
+            fused = self._biased(fused, layer.has("attn_qkv.bias"))
+            query, key, value = (graph.view(fused, size, heads, tokens) for size, heads in shapes)
+            return query, key, value
+        parts = []
+        for name, (size, heads) in zip("qkv", shapes, strict=True):
+            part = self._matrix(state, size * heads)
+            part = self._biased(part, layer.has(f"attn_{name}.bias"))
+            parts.append(graph.view(part, size, heads, tokens))
+        return parts[0], parts[1], parts[2]
+
+    def _rotate(self, tensor: Tensor, turn: Tensor) -> Tensor:
+        flat = self.graph.view(tensor, turn.shape[0], -1)
+        turned = Tensor(flat.shape, F32 * _elements(tensor), (turn, flat))
+        return self.graph.view(turned, *tensor.shape)
+
+    def _cache(self, tensor: Tensor, rows: Tensor) -> Tensor:
+        """Write into the cache; what is read afterwards is the cache itself."""
+        cache = self.graph.external()
+        self.graph.expand(self.graph.store(cache, self.graph.view(tensor, -1, self.tokens), rows))
+        return cache
+
+    def _scores(
+        self, heads: int, head_v: int, query: Tensor, key: Tensor, value: Tensor, attention: _Attention
+    ) -> Tensor:
+        """`build_attn_mha` up to the reshaped result."""
+        graph, tokens = self.graph, self.tokens
+        query = graph.view(query, *query.shape)
+        if self.run.flash:
+            if not self.shape.caches:  # flash attention wants f16, and there is no cache that has it
+                key, value = (
+                    Tensor(part.shape, F16 * _elements(part), (graph.view(part, *part.shape),))
+                    for part in (key, value)
+                )
+            attended = graph.op((head_v, heads, tokens), query, key, value, attention.mask)
+            return graph.expand(graph.view(attended, head_v * heads, tokens))
+        streams = attention.mask.shape[3]
+        scores = graph.op((attention.cells, tokens // streams, heads, streams), key, query)
+        if self.shape.soft_cap:
+            for _ in range(3):
+                scores = graph.op(scores.shape, scores, in_place=True)
+        scores = graph.op(scores.shape, scores, attention.mask, in_place=True)
+        if not self.shape.caches:
+            value = graph.op(value.shape, graph.view(value, *value.shape))
+        weighted = graph.op((head_v, tokens // streams, heads, streams), value, scores)
+        turned = graph.view(weighted, head_v, heads, tokens)
+        return graph.expand(graph.op((head_v * heads, tokens), turned))
+
+    def _latent(self, layer: Layer, state: Tensor, positions: Tensor, attention: _Attention) -> Tensor:
+        """Multi-head latent attention with the key matrices absorbed (`deepseek2.cpp`)."""
+        graph, tokens, shape = self.graph, self.tokens, self.shape
+        rank, rope = shape.mla_rank, shape.mla_rope
+        if layer.has("attn_q_a.weight"):
+            state_q = self._norm(self._matrix(state, layer.width("attn_q_a.weight")))
+            query = self._matrix(state_q, layer.width("attn_q_b.weight"))
+        else:
+            query = self._matrix(state, layer.width("attn_q.weight"))
+        packed = self._matrix(state, rank + rope)
+        turned_key = graph.op((rope, 1, tokens), graph.view(packed, rope, 1, tokens), positions)
+        compressed = self._norm(graph.view(packed, rank, tokens))
+        turned = graph.op((rope, layer.heads, tokens), graph.view(query, rope, layer.heads, tokens),
+                          positions)  # fmt: skip
+        plain = graph.view(query, query.shape[0] // layer.heads - rope, tokens, layer.heads)
+        absorbed = graph.op((rank, tokens, layer.heads), graph.external(), plain)
+        query = graph.op((rank + rope, layer.heads, tokens), graph.view(absorbed, -1), turned)
+        value = graph.view(compressed, rank, 1, tokens)
+        key = graph.op((rank + rope, 1, tokens), value, turned_key)
+        for tensor in (query, value, key):
+            graph.expand(tensor)
+        cache = self._cache(key, attention.key_rows)
+        attended = self._unpack(layer, query, cache, attention)
+        return self._matrix(attended, shape.embd)
+
+    def _unpack(self, layer: Layer, query: Tensor, cache: Tensor, attention: _Attention) -> Tensor:
+        graph, tokens, heads = self.graph, self.tokens, layer.heads
+        rank, width = self.shape.mla_rank, self.shape.mla_value
+        query = graph.view(query, *query.shape)
+        if self.run.flash:
+            attended = graph.op((rank, heads, tokens), query, cache, attention.mask)
+        else:
+            streams = attention.mask.shape[3]
+            scores = graph.op((attention.cells, tokens // streams, heads, streams), cache, query)
+            scores = graph.op(scores.shape, scores, attention.mask, in_place=True)
+            turned = graph.op((attention.cells, rank, 1, streams), cache)
+            attended = graph.op((rank, tokens // streams, heads, streams), turned, scores)
+        unpacked = graph.op((width, tokens, heads), graph.external(), graph.view(attended, -1))
+        flat = graph.op((width * heads, tokens), graph.view(unpacked, -1))
+        return graph.expand(flat)
+
+    # -- recurrence --------------------------------------------------------------------------------------------------
+
+    def _recur(self, layer: Layer, state: Tensor) -> Tensor:
+        """A state-space layer (`build_mamba_layer`); other recurrences take about as much."""
+        graph, tokens, shape = self.graph, self.tokens, self.shape
+        slots = self.run.slots
+        inner = shape.inner or shape.embd
+        entry = self._matrix(state, layer.width("ssm_in.weight") or layer.width("attn_qkv.weight") or 2 * inner)
+        kept = graph.op((shape.state_r, slots), graph.external())
+        graph.expand(kept)
+        conv = graph.op((tokens + 3 * slots, inner), kept, graph.view(entry, -1))
+        graph.expand(graph.store(graph.external(), graph.view(conv, -1)))
+        mixed = graph.op((inner, tokens), conv, graph.external())
+        mixed = graph.op(mixed.shape, mixed, in_place=True)
+        small = self._matrix(mixed, max(1, layer.width("ssm_x.weight")))
+        step = graph.op((inner, tokens), small)
+        step = graph.op(step.shape, step, in_place=True)
+        scanned = graph.op((inner * tokens + shape.state_s * slots,), graph.external(), mixed, step, small)
+        graph.expand(graph.store(graph.external(), graph.view(scanned, -1)))
+        result = graph.view(scanned, inner, tokens)
+        gate = graph.op((inner, tokens), graph.view(entry, inner, tokens))
+        skipped = graph.op((inner, tokens), mixed, in_place=True)
+        result = graph.op((inner, tokens), result, skipped, in_place=True)
+        result = graph.op((inner, tokens), gate, result)
+        return self._matrix(result, shape.embd)
+
+    # -- feed-forward ------------------------------------------------------------------------------------------------
+
+    def _feed(self, layer: Layer, state: Tensor) -> Tensor:
+        if layer.has("ffn_gate_inp.weight") and self.shape.experts:
+            fed = self._experts(layer, state)
+            if layer.has("ffn_up_shexp.weight"):
+                fed = self._add(fed, self._dense(layer, state, "_shexp"))
+            return fed
+        return self._dense(layer, state, "")
+
+    def _dense(self, layer: Layer, state: Tensor, suffix: str) -> Tensor:
+        graph = self.graph
+        width = layer.width(f"ffn_up{suffix}.weight")
+        up = self._biased(self._matrix(state, width), layer.has(f"ffn_up{suffix}.bias"))
+        if layer.has(f"ffn_gate{suffix}.weight"):
+            gate = self._biased(self._matrix(state, width), layer.has(f"ffn_gate{suffix}.bias"))
+            act = graph.op(up.shape, gate, up)
+        elif layer.tensors.get(f"ffn_down{suffix}.weight", (width,))[0] * 2 == width:  # gate and up in one matrix
+            act = graph.op((width // 2, up.shape[1]), up)
+        else:
+            act = graph.op(up.shape, up, in_place=True)
+        return self._biased(self._matrix(act, self.shape.embd), layer.has(f"ffn_down{suffix}.bias"))
+
+    def _experts(self, layer: Layer, state: Tensor) -> Tensor:
+        graph, shape, tokens = self.graph, self.shape, state.shape[1]
+        used = shape.experts_used
+        probs = graph.op((shape.experts, tokens), self._matrix(state, shape.experts), in_place=True)
+        order = graph.op((shape.experts, tokens), probs)
+        chosen = graph.view(order, used, tokens)
+        weights = graph.op((1, used, tokens), graph.view(probs, 1, shape.experts, tokens), chosen)
+        flat = graph.view(weights, used, tokens)
+        total = graph.op((1, tokens), graph.op((1, tokens), flat), in_place=True)
+        weights = graph.view(graph.op((used, tokens), flat, total, in_place=True), 1, used, tokens)
+        graph.expand(weights)
+        wide = graph.view(state, shape.embd, 1, tokens)
+        act = self._expert_act(layer, wide, chosen, used)
+        parts = graph.op((shape.embd, used, tokens), graph.external(), act, chosen)
+        parts = graph.expand(graph.op(parts.shape, parts, weights, in_place=True))
+        views = [graph.expand(graph.view(parts, shape.embd, tokens)) for _ in range(used)]
+        if used == 1:
+            return graph.op((shape.embd, tokens), views[0])
+        result = views[0]
+        for view in views[1:]:
+            result = graph.expand(graph.op((shape.embd, tokens), result, view, in_place=True))
+        return result
+
+    def _expert_act(self, layer: Layer, state: Tensor, chosen: Tensor, used: int) -> Tensor:
+        graph, tokens = self.graph, state.shape[2]
+        if layer.has("ffn_gate_up_exps.weight"):
+            both = layer.width("ffn_gate_up_exps.weight")
+            merged = graph.op((both, used, tokens), graph.external(), state, chosen)
+            return graph.op((both // 2, used, tokens), graph.view(merged, -1))
+        width = layer.width("ffn_up_exps.weight")
+        up = graph.op((width, used, tokens), graph.external(), state, chosen)
+        if not layer.has("ffn_gate_exps.weight"):
+            return graph.op(up.shape, up, in_place=True)
+        gate = graph.op((width, used, tokens), graph.external(), state, chosen)
+        return graph.op(up.shape, gate, up)
+
+    # -- pieces ------------------------------------------------------------------------------------------------------
+
+    def _matrix(self, source: Tensor, rows: int) -> Tensor:
+        return self.graph.op((rows, source.shape[1]), self.graph.external(), source)
+
+    def _add(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.graph.op(left.shape, left, right, in_place=True)
+
+    def _biased(self, tensor: Tensor, biased: bool) -> Tensor:
+        return self.graph.op(tensor.shape, tensor, self.graph.external(), in_place=True) if biased else tensor
+
+    def _norm(self, tensor: Tensor, *, bias: bool = False) -> Tensor:
+        """RMS norm and its weight; with a bias, the layer norm of encoders, which is never done in place."""
+        normed = self.graph.op(tensor.shape, tensor, in_place=not bias)
+        normed = self.graph.op(normed.shape, normed, self.graph.external(), in_place=True)
+        return self._biased(normed, bias)
+
+
+def _elements(tensor: Tensor) -> int:
+    product = 1
+    for length in tensor.shape:
+        product *= length
+    return product
