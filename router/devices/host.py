@@ -170,3 +170,19 @@ def _rss(process: psutil.Process) -> int | None:
         return 0
     except psutil.AccessDenied:
         return None
+
+
+def repacked_types(proc: Path = Path("/proc")) -> frozenset[str]:
+    """ggml's types of weights that llama.cpp rearranges for this machine's CPU, which takes a copy of them.
+
+    Source: llama.cpp b11434, `ggml/src/ggml-cpu/repack.cpp`, `ggml_repack_get_optimal_repack_type`.
+    """
+    try:
+        words = frozenset((proc / "cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return frozenset()
+    if {"i8mm", "asimddp"} & words:
+        return frozenset({"Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL"})
+    if "avx2" not in words:
+        return frozenset()
+    return frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"} | ({"Q2_K"} if "avx512f" in words else set()))

@@ -1,4 +1,7 @@
-"""First knowledge of what a replica will take: the size of its files, a factor, and its flags about GPUs."""
+"""First knowledge of what a replica will take: the size of its files, a factor, and its flags about GPUs.
+
+For files that cannot be read; `projection` knows better.
+"""
 
 from __future__ import annotations
 

@@ -107,6 +107,22 @@ class Graph:
         """Write into a cache: the result is a view of it."""
         return Tensor(cache.shape, 0, (*sources, cache), of=cache)
 
+    def matrix(self, source: Tensor, rows: int) -> Tensor:
+        """A matrix of weights times the source."""
+        return self.op((rows, source.shape[1]), self.external(), source)
+
+    def add(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.op(left.shape, left, right, in_place=True)
+
+    def biased(self, tensor: Tensor, biased: bool = True) -> Tensor:
+        return self.op(tensor.shape, tensor, self.external(), in_place=True) if biased else tensor
+
+    def norm(self, tensor: Tensor, *, bias: bool = False) -> Tensor:
+        """RMS norm and its weight; with a bias, the layer norm of encoders, which is never done in place."""
+        normed = self.op(tensor.shape, tensor, in_place=not bias)
+        normed = self.op(normed.shape, normed, self.external(), in_place=True)
+        return self.biased(normed, bias)
+
     def expand(self, tensor: Tensor) -> Tensor:
         """Add a tensor and all that it needs, sources first, from left to right."""
         if id(tensor) not in self._seen:

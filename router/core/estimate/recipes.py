@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from router.core.estimate.caches import effective_ubatch, window_cells
+from router.core.estimate.feed_forward import feed, feeds
 from router.core.estimate.graph import F16, F32, I32, I64, Graph, Tensor
 from router.core.estimate.run import CACHE_TYPES, Run
 from router.core.estimate.shape import Layer, Shape
@@ -91,17 +92,17 @@ class _Recipe:
             if architecture == "bert":
                 places = graph.op(rows.shape, graph.external(), graph.input(self.tokens, width=I32))
                 rows = graph.op(rows.shape, places, rows, in_place=True)
-            rows = self._norm(rows, bias=True)
+            rows = self.graph.norm(rows, bias=True)
         return rows
 
     def _head(self, hidden: Tensor) -> None:
         graph, shape = self.graph, self.shape
         pooling = self.run.pooling if self.run.pooling is not None else shape.pooling
         if "bert" not in shape.architecture:
-            hidden = self._norm(hidden)
+            hidden = self.graph.norm(hidden)
         hidden.kept = True
         if "bert" not in shape.architecture:
-            logits = self._matrix(hidden, shape.vocab)
+            logits = self.graph.matrix(hidden, shape.vocab)
             if shape.final_cap:
                 for _ in range(3):
                     logits = graph.op(logits.shape, logits, in_place=True)
@@ -126,30 +127,27 @@ class _Recipe:
         self, layer: Layer, hidden: Tensor, positions: Tensor, attention: _Attention, wanted: Tensor | None
     ) -> Tensor:
         bert = "bert" in self.shape.architecture
-        state = hidden if bert else self._norm(hidden)
+        state = hidden if bert else self.graph.norm(hidden)
         mixed = self._mix(layer, state, positions, attention)
         if wanted is not None:
             rows = (self.shape.embd, self.outputs)
             mixed, hidden = self.graph.op(rows, mixed, wanted), self.graph.op(rows, hidden, wanted)
         if layer.has("post_attention_norm.weight") and self._norms_after(layer):
-            mixed = self._norm(mixed)
-        middle = self._add(mixed, hidden)
+            mixed = self.graph.norm(mixed)
+        middle = self.graph.add(mixed, hidden)
         if bert:
-            middle = self._norm(middle, bias=True)
-            return self._norm(self._add(self._feed(layer, middle), middle), bias=True)
-        if not self._feeds(layer):
+            middle = self.graph.norm(middle, bias=True)
+            return self.graph.norm(self.graph.add(feed(self.graph, self.shape, layer, middle), middle), bias=True)
+        if not feeds(layer):
             return middle
-        fed = self._feed(layer, self._norm(middle))
+        fed = feed(self.graph, self.shape, layer, self.graph.norm(middle))
         if layer.has("post_ffw_norm.weight"):
-            fed = self._norm(fed)
-        return self._add(fed, middle)
+            fed = self.graph.norm(fed)
+        return self.graph.add(fed, middle)
 
     def _norms_after(self, layer: Layer) -> bool:
         """Some give the norm before the feed-forward part the name of the one after attention."""
         return layer.has("ffn_norm.weight") or layer.has("post_ffw_norm.weight")
-
-    def _feeds(self, layer: Layer) -> bool:
-        return any(layer.has(f"{name}.weight") for name in ("ffn_up", "ffn_down", "ffn_up_exps", "ffn_gate_up_exps"))
 
     def _mix(self, layer: Layer, state: Tensor, positions: Tensor, attention: _Attention) -> Tensor:
         """What lets tokens see each other."""
@@ -158,7 +156,7 @@ class _Recipe:
         mixed = self._recur(layer, state) if layer.recurrent else None
         if layer.heads and (layer.attends or not layer.recurrent):
             attended = self._attend(layer, state, positions, attention)
-            mixed = attended if mixed is None else self._add(attended, mixed)
+            mixed = attended if mixed is None else self.graph.add(attended, mixed)
         return state if mixed is None else mixed
 
     # -- attention ---------------------------------------------------------------------------------------------------
@@ -195,8 +193,8 @@ class _Recipe:
         graph, shape = self.graph, self.shape
         query, key, value = self._qkv(layer, state)
         if layer.has("attn_q_norm.weight"):
-            query = self._norm(query)
-            key = self._norm(key)
+            query = self.graph.norm(query)
+            key = self.graph.norm(key)
         if shape.architecture != "bert":
             query = graph.op(query.shape, query, positions, in_place=True)
             key = graph.op(key.shape, key, positions, in_place=True)
@@ -214,24 +212,24 @@ class _Recipe:
             value = self._cache(value, attention.value_rows)
         elif shape.caches:
             key, value = graph.external(), graph.external()
-        attended = self._scores(layer.heads, layer.head_v, query, key, value, attention)
+        attended = self._scores(layer, query, key, value, attention)
         if attention.value_turn is not None:
             attended = self._rotate(attended, attention.value_turn)
-        output = self._matrix(attended, shape.embd)
-        return self._biased(output, layer.has("attn_output.bias"))
+        output = self.graph.matrix(attended, shape.embd)
+        return self.graph.biased(output, layer.has("attn_output.bias"))
 
     def _qkv(self, layer: Layer, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         graph, tokens = self.graph, self.tokens
         shapes = [(layer.head_k, layer.heads), (layer.head_k, layer.kv_heads), (layer.head_v, layer.kv_heads)]
         if layer.has("attn_qkv.weight"):
-            fused = self._matrix(state, layer.width("attn_qkv.weight"))
-            fused = self._biased(fused, layer.has("attn_qkv.bias"))
+            fused = self.graph.matrix(state, layer.width("attn_qkv.weight"))
+            fused = self.graph.biased(fused, layer.has("attn_qkv.bias"))
             query, key, value = (graph.view(fused, size, heads, tokens) for size, heads in shapes)
             return query, key, value
         parts = []
         for name, (size, heads) in zip("qkv", shapes, strict=True):
-            part = self._matrix(state, size * heads)
-            part = self._biased(part, layer.has(f"attn_{name}.bias"))
+            part = self.graph.matrix(state, size * heads)
+            part = self.graph.biased(part, layer.has(f"attn_{name}.bias"))
             parts.append(graph.view(part, size, heads, tokens))
         return parts[0], parts[1], parts[2]
 
@@ -246,17 +244,14 @@ class _Recipe:
         self.graph.expand(self.graph.store(cache, self.graph.view(tensor, -1, self.tokens), rows))
         return cache
 
-    def _scores(
-        self, heads: int, head_v: int, query: Tensor, key: Tensor, value: Tensor, attention: _Attention
-    ) -> Tensor:
+    def _scores(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor, attention: _Attention) -> Tensor:
         """`build_attn_mha` up to the reshaped result."""
-        graph, tokens = self.graph, self.tokens
+        graph, tokens, heads, head_v = self.graph, self.tokens, layer.heads, layer.head_v
         query = graph.view(query, *query.shape)
         if self.run.flash:
             if not self.shape.caches:  # flash attention wants f16, and there is no cache that has it
                 key, value = (
-                    Tensor(part.shape, F16 * _elements(part), (graph.view(part, *part.shape),))
-                    for part in (key, value)
+                    Tensor(part.shape, F16 * _elements(part), (graph.view(part, *part.shape),)) for part in (key, value)
                 )
             attended = graph.op((head_v, heads, tokens), query, key, value, attention.mask)
             return graph.expand(graph.view(attended, head_v * heads, tokens))
@@ -277,13 +272,13 @@ class _Recipe:
         graph, tokens, shape = self.graph, self.tokens, self.shape
         rank, rope = shape.mla_rank, shape.mla_rope
         if layer.has("attn_q_a.weight"):
-            state_q = self._norm(self._matrix(state, layer.width("attn_q_a.weight")))
-            query = self._matrix(state_q, layer.width("attn_q_b.weight"))
+            state_q = self.graph.norm(self.graph.matrix(state, layer.width("attn_q_a.weight")))
+            query = self.graph.matrix(state_q, layer.width("attn_q_b.weight"))
         else:
-            query = self._matrix(state, layer.width("attn_q.weight"))
-        packed = self._matrix(state, rank + rope)
+            query = self.graph.matrix(state, layer.width("attn_q.weight"))
+        packed = self.graph.matrix(state, rank + rope)
         turned_key = graph.op((rope, 1, tokens), graph.view(packed, rope, 1, tokens), positions)
-        compressed = self._norm(graph.view(packed, rank, tokens))
+        compressed = self.graph.norm(graph.view(packed, rank, tokens))
         turned = graph.op((rope, layer.heads, tokens), graph.view(query, rope, layer.heads, tokens),
                           positions)  # fmt: skip
         plain = graph.view(query, query.shape[0] // layer.heads - rope, tokens, layer.heads)
@@ -295,7 +290,7 @@ class _Recipe:
             graph.expand(tensor)
         cache = self._cache(key, attention.key_rows)
         attended = self._unpack(layer, query, cache, attention)
-        return self._matrix(attended, shape.embd)
+        return self.graph.matrix(attended, shape.embd)
 
     def _unpack(self, layer: Layer, query: Tensor, cache: Tensor, attention: _Attention) -> Tensor:
         graph, tokens, heads = self.graph, self.tokens, layer.heads
@@ -320,14 +315,14 @@ class _Recipe:
         graph, tokens, shape = self.graph, self.tokens, self.shape
         slots = self.run.slots
         inner = shape.inner or shape.embd
-        entry = self._matrix(state, layer.width("ssm_in.weight") or layer.width("attn_qkv.weight") or 2 * inner)
+        entry = self.graph.matrix(state, layer.width("ssm_in.weight") or layer.width("attn_qkv.weight") or 2 * inner)
         kept = graph.op((shape.state_r, slots), graph.external())
         graph.expand(kept)
         conv = graph.op((tokens + 3 * slots, inner), kept, graph.view(entry, -1))
         graph.expand(graph.store(graph.external(), graph.view(conv, -1)))
         mixed = graph.op((inner, tokens), conv, graph.external())
         mixed = graph.op(mixed.shape, mixed, in_place=True)
-        small = self._matrix(mixed, max(1, layer.width("ssm_x.weight")))
+        small = self.graph.matrix(mixed, max(1, layer.width("ssm_x.weight")))
         step = graph.op((inner, tokens), small)
         step = graph.op(step.shape, step, in_place=True)
         scanned = graph.op((inner * tokens + shape.state_s * slots,), graph.external(), mixed, step, small)
@@ -337,83 +332,7 @@ class _Recipe:
         skipped = graph.op((inner, tokens), mixed, in_place=True)
         result = graph.op((inner, tokens), result, skipped, in_place=True)
         result = graph.op((inner, tokens), gate, result)
-        return self._matrix(result, shape.embd)
-
-    # -- feed-forward ------------------------------------------------------------------------------------------------
-
-    def _feed(self, layer: Layer, state: Tensor) -> Tensor:
-        if layer.has("ffn_gate_inp.weight") and self.shape.experts:
-            fed = self._experts(layer, state)
-            if layer.has("ffn_up_shexp.weight"):
-                fed = self._add(fed, self._dense(layer, state, "_shexp"))
-            return fed
-        return self._dense(layer, state, "")
-
-    def _dense(self, layer: Layer, state: Tensor, suffix: str) -> Tensor:
-        graph = self.graph
-        width = layer.width(f"ffn_up{suffix}.weight")
-        up = self._biased(self._matrix(state, width), layer.has(f"ffn_up{suffix}.bias"))
-        if layer.has(f"ffn_gate{suffix}.weight"):
-            gate = self._biased(self._matrix(state, width), layer.has(f"ffn_gate{suffix}.bias"))
-            act = graph.op(up.shape, gate, up)
-        elif layer.tensors.get(f"ffn_down{suffix}.weight", (width,))[0] * 2 == width:  # gate and up in one matrix
-            act = graph.op((width // 2, up.shape[1]), up)
-        else:
-            act = graph.op(up.shape, up, in_place=True)
-        return self._biased(self._matrix(act, self.shape.embd), layer.has(f"ffn_down{suffix}.bias"))
-
-    def _experts(self, layer: Layer, state: Tensor) -> Tensor:
-        graph, shape, tokens = self.graph, self.shape, state.shape[1]
-        used = shape.experts_used
-        probs = graph.op((shape.experts, tokens), self._matrix(state, shape.experts), in_place=True)
-        order = graph.op((shape.experts, tokens), probs)
-        chosen = graph.view(order, used, tokens)
-        weights = graph.op((1, used, tokens), graph.view(probs, 1, shape.experts, tokens), chosen)
-        flat = graph.view(weights, used, tokens)
-        total = graph.op((1, tokens), graph.op((1, tokens), flat), in_place=True)
-        weights = graph.view(graph.op((used, tokens), flat, total, in_place=True), 1, used, tokens)
-        graph.expand(weights)
-        wide = graph.view(state, shape.embd, 1, tokens)
-        act = self._expert_act(layer, wide, chosen, used)
-        parts = graph.op((shape.embd, used, tokens), graph.external(), act, chosen)
-        parts = graph.expand(graph.op(parts.shape, parts, weights, in_place=True))
-        views = [graph.expand(graph.view(parts, shape.embd, tokens)) for _ in range(used)]
-        if used == 1:
-            return graph.op((shape.embd, tokens), views[0])
-        result = views[0]
-        for view in views[1:]:
-            result = graph.expand(graph.op((shape.embd, tokens), result, view, in_place=True))
-        return result
-
-    def _expert_act(self, layer: Layer, state: Tensor, chosen: Tensor, used: int) -> Tensor:
-        graph, tokens = self.graph, state.shape[2]
-        if layer.has("ffn_gate_up_exps.weight"):
-            both = layer.width("ffn_gate_up_exps.weight")
-            merged = graph.op((both, used, tokens), graph.external(), state, chosen)
-            return graph.op((both // 2, used, tokens), graph.view(merged, -1))
-        width = layer.width("ffn_up_exps.weight")
-        up = graph.op((width, used, tokens), graph.external(), state, chosen)
-        if not layer.has("ffn_gate_exps.weight"):
-            return graph.op(up.shape, up, in_place=True)
-        gate = graph.op((width, used, tokens), graph.external(), state, chosen)
-        return graph.op(up.shape, gate, up)
-
-    # -- pieces ------------------------------------------------------------------------------------------------------
-
-    def _matrix(self, source: Tensor, rows: int) -> Tensor:
-        return self.graph.op((rows, source.shape[1]), self.graph.external(), source)
-
-    def _add(self, left: Tensor, right: Tensor) -> Tensor:
-        return self.graph.op(left.shape, left, right, in_place=True)
-
-    def _biased(self, tensor: Tensor, biased: bool) -> Tensor:
-        return self.graph.op(tensor.shape, tensor, self.graph.external(), in_place=True) if biased else tensor
-
-    def _norm(self, tensor: Tensor, *, bias: bool = False) -> Tensor:
-        """RMS norm and its weight; with a bias, the layer norm of encoders, which is never done in place."""
-        normed = self.graph.op(tensor.shape, tensor, in_place=not bias)
-        normed = self.graph.op(normed.shape, normed, self.graph.external(), in_place=True)
-        return self._biased(normed, bias)
+        return self.graph.matrix(result, shape.embd)
 
 
 def _elements(tensor: Tensor) -> int:

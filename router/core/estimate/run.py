@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 # Bytes and elements of one block of a cache type (`ggml-common.h`); the names that `-ctk` and `-ctv` take.
 CACHE_TYPES: Mapping[str, tuple[int, int]] = {
@@ -25,6 +25,7 @@ CACHE_TYPES: Mapping[str, tuple[int, int]] = {
 }
 _AUTO_SLOTS = 4
 _CTX_PAD = 256
+_UNMAPPED = frozenset({"none", "mlock", "dio"})
 _TRUE = frozenset({"on", "1", "true", "enabled"})
 _FALSE = frozenset({"off", "0", "false", "disabled"})
 
@@ -117,7 +118,7 @@ def read_run(flags: Sequence[str], *, slots: int, env: Mapping[str, str] | None 
         overrides=_overrides(said),
         embedding=embedding,
         pooling=_POOLING.get(said.text("--pooling", env="POOLING") or ""),
-        mmap=not said.is_set("--no-mmap"),
+        mmap=said.text("-lm", "--load-mode", env="LOAD_MODE") not in _UNMAPPED and not said.is_set("--no-mmap"),
         repack=not said.is_set("-nr", "--no-repack"),
     )
 
@@ -175,11 +176,11 @@ def _gpu_layers(said: Flags) -> int | None:
 
 
 def _cache_type(value: str | None) -> str:
-    return value if value in CACHE_TYPES else "f16"
+    return value if value is not None and value in CACHE_TYPES else "f16"
 
 
 def _split(value: str | None) -> Split:
-    return value if value in ("none", "row", "tensor") else "layer"
+    return next((split for split in get_args(Split) if split == value), "layer")
 
 
 def _shares(value: str | None) -> tuple[float, ...]:
@@ -192,23 +193,15 @@ def _shares(value: str | None) -> tuple[float, ...]:
 
 def _overrides(said: Flags) -> tuple[tuple[str, str], ...]:
     """`-ot`, and the flags that stand for one: `--cpu-moe`, `--n-cpu-moe N`. Source: `common/arg.cpp`."""
-    found = [
-        tuple(entry.rsplit("=", 1))
-        for value in _override_values(said)
-        for entry in value.split(",")
-        if "=" in entry
-    ]  # fmt: skip
+    # `-ot=x=y` is no form that llama-server knows: the value is always the next word.
+    entries = [entry for value in said.every("-ot", "--override-tensor") for entry in value.split(",")]
+    found = [(pattern, buffer) for pattern, equals, buffer in (entry.rpartition("=") for entry in entries) if equals]
     experts = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
     if said.is_set("-cmoe", "--cpu-moe"):
         found.append((experts, "CPU"))
-    for layer in range(min(4096, said.number("-ncmoe", "--n-cpu-moe", default=0))):
-        found.append((rf"blk\.{layer}{experts}", "CPU"))
-    return tuple((pattern, buffer) for pattern, buffer in found)
-
-
-def _override_values(said: Flags) -> tuple[str, ...]:
-    # `-ot=x=y` is no form llama-server knows, so the value is always the next word.
-    return said.every("-ot", "--override-tensor")
+    layers = min(4096, said.number("-ncmoe", "--n-cpu-moe", default=0))
+    found.extend((rf"blk\.{layer}{experts}", "CPU") for layer in range(layers))
+    return tuple(found)
 
 
 def _pad(count: int) -> int:

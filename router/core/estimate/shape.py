@@ -11,7 +11,11 @@ from typing import Protocol
 
 
 class StoredTensor(Protocol):
-    """A tensor in a file: its name, its elements per dimension (the contiguous one first), ggml's type, its bytes."""
+    """A tensor in a file.
+
+    Its name, its elements per dimension (the contiguous one first), ggml's type, where it begins in the data section,
+    and how many bytes it has there.
+    """
 
     @property
     def name(self) -> str: ...
@@ -19,6 +23,8 @@ class StoredTensor(Protocol):
     def shape(self) -> tuple[int, ...]: ...
     @property
     def type(self) -> str: ...
+    @property
+    def offset(self) -> int: ...
     @property
     def bytes(self) -> int: ...
 

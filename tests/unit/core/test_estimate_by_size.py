@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.core.estimate import GPU_CHILD_HOST_BYTES, estimate, uses_gpu
+from router.core.estimate.by_size import GPU_CHILD_HOST_BYTES, estimate, uses_gpu
 from router.core.types import Need
 
 GIB = 1024**3
