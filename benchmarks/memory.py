@@ -201,10 +201,10 @@ def _verdicts(rows: Sequence[Row]) -> dict[str, bool]:
 def _report(rows: Sequence[Row], binary: str) -> str:
     said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False, timeout=20)
     version = next((line for line in (said.stdout + said.stderr).splitlines() if "version" in line), "unknown")
-    where = f"Commit {machine.commit()}. {machine.description()}; llama-server {version.strip()}. Figures in MiB as " \
-            "llama.cpp reports them; in brackets, what the estimate from the file alone is off by."  # fmt: skip
+    where = f"Commit {machine.commit()}. {machine.description()}; llama-server {version.strip()}."
+    what = "Figures in MiB as llama.cpp reports them; in brackets, what the estimate from the file alone is off by."
     verdicts = [f"- {text}: {'yes' if holds else 'NO'}" for text, holds in _verdicts(rows).items()]
-    return "\n\n".join([where, table(_HEADINGS, [row.cells() for row in rows]), "\n".join(verdicts)])
+    return "\n\n".join([f"{where} {what}", table(_HEADINGS, [row.cells() for row in rows]), "\n".join(verdicts)])
 
 
 def _write(measured: str) -> None:

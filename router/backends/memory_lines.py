@@ -13,14 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 _MIB = 1024**2
-_LINE = re.compile(r":\s+(?P<place>\S+)\s+(?P<kind>model|KV|RS|compute|output|LoRA) buffer size\s*=\s*(?P<mib>[\d.]+) MiB")
+_LINE = re.compile(
+    r":\s+(?P<place>\S+)\s+(?P<kind>model|KV|RS|compute|output|LoRA) buffer size\s*=\s*(?P<mib>[\d.]+) MiB"
+)
 _KINDS = {"model": "weights", "LoRA": "weights", "KV": "cache", "RS": "cache", "compute": "compute", "output": "output"}
 _BREAKDOWN = '"fit_memory_breakdown"'
 
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """One buffer: the backend's name of its place (`CUDA0`, `CPU_Mapped`), its kind as in `estimate.Part`, its bytes."""
+    """One buffer.
+
+    Attributes:
+        place: the backend's name for it, e.g. `CUDA0` or `CPU_Mapped`.
+        kind: as in `estimate.Part`.
+    """
 
     place: str
     kind: str

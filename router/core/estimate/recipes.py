@@ -281,7 +281,7 @@ class _Recipe:
         compressed = self.graph.norm(graph.view(packed, rank, tokens))
         turned = graph.op((rope, layer.heads, tokens), graph.view(query, rope, layer.heads, tokens),
                           positions)  # fmt: skip
-        plain = graph.view(query, query.shape[0] // layer.heads - rope, tokens, layer.heads)
+        plain = graph.view(query, max(0, query.shape[0] // max(1, layer.heads) - rope), tokens, layer.heads)
         absorbed = graph.op((rank, tokens, layer.heads), graph.external(), plain)
         query = graph.op((rank + rope, layer.heads, tokens), graph.view(absorbed, -1), turned)
         value = graph.view(compressed, rank, 1, tokens)

@@ -9,6 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+MAX_LAYERS = 512  # llama.cpp's own LLAMA_MAX_LAYERS
+MAX_WIDTH = 1 << 24
+MAX_EXPERTS_USED = 128
+
 
 class StoredTensor(Protocol):
     """A tensor in a file.
@@ -140,7 +144,7 @@ class Shape:
 def read_shape(metadata: Mapping[str, object], tensors: Sequence[StoredTensor]) -> Shape:
     """The shape of a model from the header of its file (of a split one: the first file's metadata, all tensors).
 
-    Raises ValueError naming the key without which nothing can be said.
+    Raises ValueError naming the key without which, or with which, nothing can be said.
     """
     keys = _Keys(metadata)
     arch = keys.architecture
@@ -157,7 +161,7 @@ def read_shape(metadata: Mapping[str, object], tensors: Sequence[StoredTensor]) 
         train_ctx=keys.number("context_length"),
         layers=tuple(_layer(keys, index, count, embd, blocks[index]) for index in range(count)),
         experts=keys.number("expert_count"),
-        experts_used=keys.number("expert_used_count"),
+        experts_used=keys.bounded("expert_used_count", MAX_EXPERTS_USED),
         window=keys.number("attention.sliding_window") or _DEFAULT_WINDOWS.get(arch, 0),
         mla_rank=mla_rank,
         mla_value=keys.number("attention.value_length_mla"),
@@ -281,8 +285,15 @@ class _Keys:
 
     def needed(self, key: str) -> int:
         found = self.number(key)
-        if not 0 < found <= 1 << 24 or (key == "block_count" and found > 4096):
+        if not found:
             raise ValueError(f"{self.architecture}.{key} is {self.value(key)!r}")
+        return self.bounded(key, MAX_LAYERS if key == "block_count" else MAX_WIDTH)
+
+    def bounded(self, key: str, limit: int) -> int:
+        """A count that decides how long the arithmetic takes."""
+        found = self.number(key)
+        if found > limit:
+            raise ValueError(f"{self.architecture}.{key} is {found:,}; at most {limit:,} can be")
         return found
 
     def largest(self, key: str) -> int:
