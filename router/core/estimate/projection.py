@@ -17,7 +17,7 @@ _F32 = 4
 # What a process with a CUDA context takes on each GPU besides its buffers: 250 to 500 MiB on cards of all sizes.
 GPU_CONTEXT_BYTES = 400 * _MIB
 # What llama-server itself takes in RAM: its code and libraries, its vocabulary, threads, HTTP.
-PROCESS_BYTES = 32 * _MIB
+PROCESS_BYTES = 40 * _MIB
 # The same with CUDA: its libraries, the driver's buffers, staging buffers.
 CUDA_PROCESS_BYTES = 400 * _MIB
 

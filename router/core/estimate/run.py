@@ -103,7 +103,8 @@ def read_run(flags: Sequence[str], *, slots: int, env: Mapping[str, str] | None 
     return Run(
         ctx=max(0, said.number("-c", "--ctx-size", env="CTX_SIZE", default=0)),
         slots=_AUTO_SLOTS if auto else asked,
-        unified=auto or said.is_set("-kvu", "--kv-unified", env="KV_UNIFIED"),
+        unified=auto
+        or (said.is_set("-kvu", "--kv-unified", env="KV_UNIFIED") and not said.is_set("-no-kvu", "--no-kv-unified")),
         batch=ubatch if embedding else batch,
         ubatch=ubatch,
         type_k=_cache_type(said.text("-ctk", "--cache-type-k", env="CACHE_TYPE_K")),

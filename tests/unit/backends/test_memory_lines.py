@@ -1,0 +1,47 @@
+"""What a child says about its memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.backends.memory_lines import Buffer, buffers, projection
+
+MIB = 1024**2
+
+
+def test_buffer_lines() -> None:
+    lines = [
+        "0.00.009.596 I load_tensors:   CPU_Mapped model buffer size =    34.75 MiB",
+        "load_tensors:        CUDA0 model buffer size =  1024.00 MiB",
+        "llama_kv_cache:        CPU KV buffer size =    32.00 MiB",
+        "llama_kv_cache: size =   32.00 MiB (  8192 cells,   8 layers,  4/1 seqs)",
+        "llama_context:        CPU  output buffer size =     0.50 MiB",
+        "sched_reserve:  CUDA_Host compute buffer size =    19.00 MiB",
+        "llama_memory_recurrent:        CPU RS buffer size =     2.00 MiB",
+        "somebody typed: model buffer size = 1.0 MiB",
+    ]
+    assert buffers(lines) == (
+        Buffer("CPU_Mapped", "weights", round(34.75 * MIB)),
+        Buffer("CUDA0", "weights", 1024 * MIB),
+        Buffer("CPU", "cache", 32 * MIB),
+        Buffer("CPU", "output", MIB // 2),
+        Buffer("CUDA_Host", "compute", 19 * MIB),
+        Buffer("CPU", "cache", 2 * MIB),
+    )
+    assert [buffer.on_host for buffer in buffers(lines)] == [True, False, True, True, True, True]
+
+
+def test_the_projection() -> None:
+    line = (
+        '{"type":"fit_memory_breakdown","data":{"unit":"MiB","rows":['
+        '{"kind":"device","name":"CUDA0","total":100,"free":90,"self":64,"model":40,"context":20,"compute":4},'
+        '{"kind":"host","name":"Host","self":65,"model":34,"context":16,"compute":15}]}}'
+    )
+    assert projection(line) == (64 * MIB, 65 * MIB)
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{}", '{"type":"fit_memory_breakdown"', '{"type":"fit_memory_breakdown","data":{"rows":[{"kind":1}]}}']
+)
+def test_other_lines_say_nothing(line: str) -> None:
+    assert projection(line) is None
