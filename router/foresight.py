@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from router.config import ModelConfig, flag_value
-from router.core.estimate import Part, Projection, Run, estimate, project, read_run, read_shape
+from router.core.estimate import Projection, Run, estimate, project, read_run, read_shape
 from router.core.types import Need
-from router.devices.gguf import GgufError, read_header
+from router.devices.gguf import GgufError, GgufHeader, read_header
 
 FORMULA = "formula"
 
@@ -38,12 +39,15 @@ class Foresight:
     """What is expected of one model.
 
     Attributes:
+        fingerprint: tells models apart that take different amounts, wherever their files lie and whenever they were
+            written; empty where a header could not be read.
         parts: the bytes by place and kind; None when they were guessed from the files' sizes.
         reason: why they were, naming the file and what is wrong with it.
     """
 
     need: Need
     file_bytes: int
+    fingerprint: str = ""
     parts: Projection | None = None
     reason: str = ""
 
@@ -64,8 +68,9 @@ def foresee(
     file_bytes = sum(map(_size, (*files, *drafts))) + beside
     run = read_run(config.flags, slots=slots, env=config.env)
     try:
-        parts = _project(files, run, machine)
-        further = [_project([draft], run, machine) for draft in drafts]
+        headers = [read_header(file) for file in files]
+        parts = _project(files, headers, run, machine)
+        further = [_project([draft], [read_header(draft)], run, machine) for draft in drafts]
     except (GgufError, ValueError) as error:
         guess = estimate(file_bytes=file_bytes, multiplier=machine.multiplier, gpu_available=machine.gpu,
                          flags=config.flags, cache_ram=reserve)  # fmt: skip
@@ -78,17 +83,23 @@ def foresee(
         gpu += beside
     else:
         host += beside
-    return Foresight(Need(gpu, host, max(0, reserve), FORMULA), file_bytes, parts)
+    return Foresight(Need(gpu, host, max(0, reserve), FORMULA), file_bytes, _fingerprint(headers), parts)
 
 
-def _project(files: Sequence[Path], run: Run, machine: Machine) -> Projection:
-    headers = [read_header(file) for file in files]
+def _project(files: Sequence[Path], headers: Sequence[GgufHeader], run: Run, machine: Machine) -> Projection:
     tensors = [header.tensors for header in headers]
     try:
         shape = read_shape(headers[0].metadata, [tensor for part in tensors for tensor in part])
     except ValueError as error:
         raise ValueError(f"{files[0]}: {error}") from None
     return project(tensors, shape, run, gpus=int(machine.gpu), repacked=machine.repacked)
+
+
+def _fingerprint(headers: Sequence[GgufHeader]) -> str:
+    digest = hashlib.sha256()
+    for header in headers:
+        digest.update(repr((header.file_size, sorted(header.metadata.items()), header.tensors)).encode())
+    return digest.hexdigest()
 
 
 def _values(config: ModelConfig, folder: Path, *names: tuple[str, ...]) -> list[Path]:
@@ -102,16 +113,3 @@ def _size(file: Path) -> int:
         return file.stat().st_size
     except OSError:
         return 0
-
-
-def breakdown(part: Part) -> str:
-    """`weights 4,096 + cache 512 + compute 300 MiB`, without what is nothing."""
-    kinds = {
-        "weights": part.weights,
-        "cache": part.cache,
-        "compute": part.compute,
-        "output": part.output + part.growth,
-        "process": part.process,
-    }
-    shown = [f"{name} {size / 1024**2:,.0f}" for name, size in kinds.items() if size]
-    return f"{' + '.join(shown)} MiB" if shown else "nothing"

@@ -27,6 +27,7 @@ class Entry:
     """One model as configured: its files and what it is expected to take.
 
     Attributes:
+        fingerprint: see `Foresight`.
         parts: the need by place and kind, where the files' headers could be read.
         unreadable: why they could not.
     """
@@ -38,6 +39,7 @@ class Entry:
     slots: int
     cache_ram_mb: int
     need: Need
+    fingerprint: str = ""
     parts: Projection | None = None
     unreadable: str = ""
 
@@ -70,7 +72,18 @@ def _entry(settings: Settings, name: str, machine: Machine) -> Entry:
         reserve=cache_ram_mb * MIB,
         machine=machine,
     )
-    return Entry(name, config, files, seen.file_bytes, slots, cache_ram_mb, seen.need, seen.parts, seen.reason)
+    return Entry(
+        name,
+        config,
+        files,
+        seen.file_bytes,
+        slots,
+        cache_ram_mb,
+        seen.need,
+        seen.fingerprint,
+        seen.parts,
+        seen.reason,
+    )
 
 
 def working_dir(settings: Settings) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from router.core.estimate import memory_flags
 from router.core.learning import LEARNED, OBSERVED
 from router.core.types import Device, ModelSpec, ModelView, Need
 from router.inventory import Entry
@@ -21,16 +22,19 @@ FILE = "learned.json"
 
 
 class LearnedMemory:
-    """A file with one entry per model as it was loaded: its files, its flags, its slots and the devices.
+    """A file with one entry per model as it was loaded: what it is, its flags, its slots, llama.cpp and the devices.
 
-    Change one of them and the old figure does not count any more. A file that cannot be read or written costs the
-    knowledge and nothing else.
+    Change one of them and the old figure does not count any more; flags that take no memory may change. A file that
+    cannot be read or written costs the knowledge and nothing else.
+
+    Args:
+        build: tells one llama.cpp from another (see `backends.capabilities.build_stamp`).
     """
 
-    def __init__(self, folder: Path, entries: Sequence[Entry], devices: Sequence[Device]) -> None:
+    def __init__(self, folder: Path, entries: Sequence[Entry], devices: Sequence[Device], build: str = "") -> None:
         self._file = folder / FILE
         names = [f"{device.id} {device.name}" for device in devices]
-        self._keys = {entry.name: _fingerprint(entry, names) for entry in entries}
+        self._keys = {entry.name: _fingerprint(entry, [build, *names]) for entry in entries}
         self._known = _read(self._file)
 
     def apply(self, spec: ModelSpec) -> ModelSpec:
@@ -61,9 +65,10 @@ class LearnedMemory:
             _log.warning("cannot keep what was learned about memory in %s: %s", self._file, error.strerror)
 
 
-def _fingerprint(entry: Entry, devices: Sequence[str]) -> str:
-    files = [(file.name, *_stamp(file)) for file in entry.files]
-    facts = [files, entry.config.flags, dict(entry.config.env), entry.slots, devices]
+def _fingerprint(entry: Entry, circumstances: Sequence[str]) -> str:
+    files = entry.fingerprint or [(file.name, *_stamp(file)) for file in entry.files]
+    flags = memory_flags(entry.config.flags)
+    facts = [files, flags, dict(entry.config.env), entry.slots, entry.cache_ram_mb, circumstances]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

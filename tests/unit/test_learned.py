@@ -74,3 +74,30 @@ def test_a_broken_file_costs_the_knowledge_only(content: str, entry: Entry, tmp_
 def test_a_folder_that_cannot_be_written_costs_the_knowledge_only(entry: Entry, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     LearnedMemory(tmp_path / "file" / "state", [entry], [RAM]).save()
+
+
+def test_flags_that_take_no_memory_may_change(entry: Entry, tmp_path: Path) -> None:
+    learned = LearnedMemory(tmp_path, [entry], [RAM])
+    learned.note(seen(entry, 0, 700))
+    learned.save()
+    flags = entry.config.model_copy(update={"flags": ("--temp", "0.2", "-c", "4096", "--seed=3")})
+    assert need(replace(entry, config=flags), tmp_path).source == "learned"
+
+
+def test_another_build_of_llama_cpp_is_another_matter(entry: Entry, tmp_path: Path) -> None:
+    learned = LearnedMemory(tmp_path, [entry], [RAM], "build 1")
+    learned.note(seen(entry, 0, 700))
+    learned.save()
+    again = [LearnedMemory(tmp_path, [entry], [RAM], build).apply(spec_of(entry)) for build in ("build 1", "build 2")]
+    assert [spec.need.source for spec in again] == ["learned", "file size"]
+
+
+def test_a_model_is_known_again_wherever_it_lies(entry: Entry, tmp_path: Path) -> None:
+    printed = replace(entry, fingerprint="abc")
+    learned = LearnedMemory(tmp_path, [printed], [RAM])
+    learned.note(seen(printed, 0, 700))
+    learned.save()
+    moved = tmp_path / "elsewhere.gguf"
+    entry.files[0].rename(moved)
+    assert need(replace(printed, files=(moved,)), tmp_path).source == "learned"
+    assert need(replace(printed, files=(moved,), fingerprint="def"), tmp_path) == entry.need

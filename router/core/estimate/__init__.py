@@ -6,7 +6,7 @@ be read.
 
 from router.core.estimate.by_size import estimate, uses_gpu
 from router.core.estimate.projection import Part, Projection, project
-from router.core.estimate.run import Run, read_run
+from router.core.estimate.run import Run, memory_flags, read_run
 from router.core.estimate.shape import Shape, StoredTensor, read_shape
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Shape",
     "StoredTensor",
     "estimate",
+    "memory_flags",
     "project",
     "read_run",
     "read_shape",

@@ -124,6 +124,30 @@ def read_run(flags: Sequence[str], *, slots: int, env: Mapping[str, str] | None 
     )
 
 
+# Flags that change what a model answers, how fast, or what it logs, but not what it takes; each with a value.
+_WEIGHTLESS = frozenset((
+    "--prio", "--prio-batch", "--poll", "-C", "--cpu-mask", "-Cr", "--cpu-range", "-s", "--seed", "--temp",
+    "--temperature", "--top-k", "--top-p", "--min-p", "--repeat-penalty", "--presence-penalty",
+    "--frequency-penalty", "-n", "--predict", "--n-predict", "--chat-template", "--chat-template-file",
+    "--chat-template-kwargs", "--reasoning-format", "--reasoning-budget", "-a", "--alias", "-lv", "--verbosity",
+    "--log-file", "--log-verbosity", "-to", "--timeout", "--api-prefix",
+))  # fmt: skip
+
+
+def memory_flags(flags: Sequence[str]) -> tuple[str, ...]:
+    """The flags without those that are known to take no memory: what is not known counts."""
+    kept: list[str] = []
+    skip = False
+    for flag in flags:
+        if skip:
+            skip = False
+        elif _name(flag) in _WEIGHTLESS:
+            skip = "=" not in flag
+        else:
+            kept.append(flag)
+    return tuple(kept)
+
+
 class Flags:
     """A command line as llama-server reads it: of several occurrences the last one counts; `_` reads as `-`."""
 
