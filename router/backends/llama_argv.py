@@ -8,6 +8,8 @@ from pathlib import Path
 from router.backends.capabilities import Capabilities
 from router.backends.port_pool import LOOPBACK
 
+_LOG_FLAGS = {"--log-jsonl", "--log-disable", "--log-file"}
+
 
 def build_argv(
     capabilities: Capabilities,
@@ -33,6 +35,8 @@ def build_argv(
     if cache_ram_mb is not None and not given & {"-cram", "--cache-ram"} and capabilities.supports("--cache-ram"):
         argv += ["--cache-ram", str(cache_ram_mb)]
     argv += [flag for flag in ("--metrics", "--slots") if capabilities.supports(flag) and flag not in given]
+    if not given & _LOG_FLAGS:  # one of its JSON lines tells what the load will take
+        argv += [flag for flag in ("--log-jsonl",) if capabilities.supports(flag)]
     # Renamed in the course of time; the page would only be reachable with the child's key anyway.
     argv += [flag for flag in ("--no-ui", "--no-webui") if capabilities.supports(flag)][:1]
     return (*argv, *flags)

@@ -111,6 +111,10 @@ class LlamaServerChild:
     def upstream(self) -> Upstream:
         return Upstream(f"http://{LOOPBACK}:{self.port}", self._session, f"Bearer {self._now.key}")
 
+    @property
+    def projected(self) -> tuple[int, int] | None:
+        return self._log.projected
+
     async def ready(self) -> int:
         """See `Child.ready`."""
         proof = asyncio.create_task(self._prove_ready())

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from router.core.estimate.projection import CUDA_PROCESS_BYTES, GPU_CONTEXT_BYTES, PROCESS_BYTES
 from router.core.types import HOST, DeviceId, Need
 
 OBSERVED = "observed"  # since the router was started
-LEARNED = "learned"  # by an earlier one, from the same files, flags and devices
+LEARNED = "learned"  # by an earlier one, from the same model, flags and devices
+PROJECTED = "projected"  # by llama.cpp itself, before the load that goes on
+
+
+def projected_need(before: Need, gpu: int, host: int, gpus: int) -> Need:
+    """The need after the child has announced what it will allocate.
+
+    Args:
+        before: what was thought so far; what has been seen once is better knowledge and stays.
+        gpu, host: bytes of its buffers.
+        gpus: how many it is spread over.
+    """
+    if before.source in {OBSERVED, LEARNED}:
+        return before
+    # In RAM it counts buffers only, where the formula counts mapped files and copies too.
+    if not gpu:
+        return Need(0, max(before.host, host + PROCESS_BYTES), before.reserve, PROJECTED)
+    return Need(gpu + gpus * GPU_CONTEXT_BYTES, max(before.host, host + CUDA_PROCESS_BYTES), before.reserve, PROJECTED)
 
 
 def observed_need(before: Need, peak: Mapping[DeviceId, int], reserve: int) -> Need:

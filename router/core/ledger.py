@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from router.core.types import HOST, Device, DeviceId, DeviceReading, DeviceView, Placement, ReplicaId
+from router.core.types import HOST, Device, DeviceId, DeviceReading, DeviceView, Need, Placement, ReplicaId
 
 
 @dataclass(slots=True)
@@ -50,6 +50,15 @@ class Ledger:
             booking.seen[device] = seen
             booking.peak[device] = max(seen, booking.peak.get(device, 0))
             booking.booked[device] = max(booking.booked.get(device, 0), booking.peak[device])
+
+    def expect(self, replica: ReplicaId, need: Need) -> None:
+        """Better knowledge of a replica that is being loaded; its GPUs share in the proportion of their bookings."""
+        booking = self._bookings[replica]
+        gpus = {device: booked for device, booked in booking.booked.items() if device != HOST}
+        together = sum(gpus.values())
+        for device, booked in gpus.items():
+            booking.booked[device] = max(need.gpu * booked // max(1, together), booking.peak.get(device, 0))
+        booking.booked[HOST] = max(need.host + booking.reserve, booking.peak.get(HOST, 0))
 
     def settle(self, replica: ReplicaId) -> None:
         """The replica is ready: what it was seen to take replaces the estimate, its growth reserve stays booked."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
 from router.core.fleet import Fleet
-from router.core.learning import observed_need
+from router.core.learning import observed_need, projected_need
 from router.core.ledger import Ledger
 from router.core.lifecycle import LEAVING, Health, ReplicaState
 from router.core.outbox import Outbox
@@ -135,6 +135,20 @@ class Scheduler:
         self._learn(model, replica)
         self._out.touch(model)
         self._serve(model, now)
+        return self._conclude(now)
+
+    def replica_projected(self, replica_id: ReplicaId, gpu: int, host: int, now: float) -> list[Command]:
+        """A child that is being loaded has announced what it will allocate, in bytes."""
+        replica = self._replicas.get(replica_id)
+        if replica is None or replica.state is not ReplicaState.STARTING:
+            return []
+        model = self._models[replica.model]
+        need = projected_need(model.need, gpu, host, len(replica.placement.gpus))
+        if need == model.need:
+            return []
+        model.need = need
+        self._ledger.expect(replica_id, need)
+        self._out.touch(model)
         return self._conclude(now)
 
     def replica_exited(

@@ -384,6 +384,10 @@ class Engine:
         readings = await self._monitor.read()
         supervisors = list(self._supervisors.values())
         usage = {supervisor.replica: await supervisor.observe(readings) for supervisor in supervisors}
+        for supervisor in supervisors:
+            announced = supervisor.projected
+            if announced is not None:
+                self._apply(self._scheduler.replica_projected(supervisor.replica, *announced, self.clock()))
         self._apply(self._scheduler.memory_observed(readings, usage, self.clock()))
 
     def _current(self, model: str) -> Supervisor | None:

@@ -71,6 +71,10 @@ class Child(Protocol):
     @property
     def upstream(self) -> Upstream: ...
 
+    @property
+    def projected(self) -> tuple[int, int] | None:
+        """(bytes on GPUs, bytes in RAM) that it has announced to take, before it allocates them; None if it has not."""
+
     async def ready(self) -> int:
         """Wait until it can serve and is proved to be ours; returns its number of slots (≥ 1).
 

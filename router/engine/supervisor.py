@@ -64,6 +64,11 @@ class Supervisor:
         self._stop_wanted = asyncio.Event()
         self._grace = limits.stop_grace
 
+    @property
+    def projected(self) -> tuple[int, int] | None:
+        """What the child has announced that it will take; see `Child.projected`."""
+        return None if self.child is None or self._ended else self.child.projected
+
     def stop(self, *, force: bool) -> None:
         """End the child; `force` skips the grace period."""
         if force:

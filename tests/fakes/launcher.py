@@ -26,6 +26,7 @@ class FakeChild:
         self.works = False  # a slot moves on from one reading to the next
         self.stuck: tuple[SlotReading, ...] = ()  # beside that one
         self.hold_stop: asyncio.Event | None = None  # its end waits for this
+        self.announces: tuple[int, int] | None = None  # bytes on GPUs and in RAM
         self.is_healthy = True
         self.health_checks = 0
         self.stops: list[float] = []
@@ -57,6 +58,10 @@ class FakeChild:
         ended = await asyncio.shield(self._exit)
         assert ended is not None
         return ended
+
+    @property
+    def projected(self) -> tuple[int, int] | None:
+        return self.announces
 
     async def healthy(self) -> bool:
         self.health_checks += 1

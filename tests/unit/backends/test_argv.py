@@ -57,6 +57,11 @@ def test_an_old_build_gets_no_flag_that_it_does_not_know() -> None:
                                        "--port", "8085", "-np", "3"]  # fmt: skip
 
 
+@pytest.mark.parametrize(("flags", "wanted"), [((), 1), (("--log-file", "x"), 0), (("--log-jsonl",), 1)])
+def test_its_projection_is_asked_for(flags: tuple[str, ...], wanted: int) -> None:
+    assert argv(*flags, known=NEW | {"--log-jsonl"}).count("--log-jsonl") == wanted
+
+
 def test_the_page_is_off_by_the_name_this_build_knows() -> None:
     assert "--no-webui" not in argv()
     assert "--no-ui" in argv()

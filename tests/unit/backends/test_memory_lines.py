@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.backends.memory_lines import Buffer, buffers, projection
+from router.backends.memory_lines import Buffer, buffers, plain, projection
 
 MIB = 1024**2
 
@@ -45,3 +45,13 @@ def test_the_projection() -> None:
 )
 def test_other_lines_say_nothing(line: str) -> None:
     assert projection(line) is None
+
+
+def test_json_lines_read_as_plain_ones() -> None:
+    line = '{"type":"log","time":61007480,"level":"error","msg":"srv    load_model: \\"x\\"\\n"}'
+    assert plain(line) == '1.01.007.480 E srv    load_model: "x"'
+
+
+@pytest.mark.parametrize("line", ["", "a line", '{"type":"log"', '{"type":"log","time":"x"}', '{"type":"metric"}'])
+def test_other_lines_stay_as_they_are(line: str) -> None:
+    assert plain(line) == line

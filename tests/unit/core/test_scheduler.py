@@ -335,6 +335,32 @@ def test_what_was_seen_replaces_the_estimate() -> None:
     assert drive.starts() == ["a", "b"]
 
 
+def test_what_a_child_announces_is_booked_before_it_is_allocated() -> None:
+    drive = Drive([gpu_model("a", 8), gpu_model("b", 8)], devices=[host(), gpu(0, 24)])
+    drive.ask("a")
+    replica = drive.replica("a")
+    drive.take(drive.scheduler.replica_projected(replica, 18 * GIB, GIB, drive.now))
+    view = drive.scheduler.view("a", drive.now)
+    assert view.estimate.source == "projected"
+    assert 18 * GIB < view.booked["gpu:0"] == view.estimate.gpu < 19 * GIB
+    assert view.booked[HOST] == view.estimate.host > GIB
+    drive.ask("b")
+    drive.sleep(31)  # the load no longer keeps others off the GPU
+    assert drive.starts() == ["a"], "b has no room beside it"
+    assert not drive.scheduler.replica_projected(replica, 18 * GIB, GIB, drive.now), "no news"
+
+
+def test_what_was_seen_counts_more_than_what_a_child_announces() -> None:
+    drive = Drive([cpu_model("a", 8)])
+    drive.usage = {HOST: 2 * GIB}
+    drive.rest("a")
+    drive.eject("a")
+    drive.exit("a")
+    drive.ask("a")
+    assert not drive.scheduler.replica_projected(drive.replica("a"), 0, 4 * GIB, drive.now)
+    assert drive.scheduler.view("a", drive.now).estimate.source == "observed"
+
+
 def test_other_processes_memory_is_respected() -> None:
     drive = Drive([cpu_model("a", 8)])
     reading = DeviceReading(HOST, 16 * GIB, 12 * GIB, 4 * GIB)
