@@ -9,10 +9,9 @@ from pathlib import Path
 
 from router.config import ModelConfig, flag_value
 from router.core.estimate import Projection, Run, estimate, project, read_run, read_shape
+from router.core.learning import FORMULA
 from router.core.types import Need
 from router.devices.gguf import GgufError, GgufHeader, read_header
-
-FORMULA = "formula"
 
 # Files that are loaded beside the model itself: their bytes are taken as they are.
 _COMPANIONS = (("-mm", "--mmproj"), ("--lora",))

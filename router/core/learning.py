@@ -9,7 +9,10 @@ from router.core.types import HOST, DeviceId, Need
 
 OBSERVED = "observed"  # since the router was started
 LEARNED = "learned"  # by an earlier one, from the same model, flags and devices
+FORMULA = "formula"  # from the model's header and its flags
 PROJECTED = "projected"  # by llama.cpp itself, before the load that goes on
+# These know of buffers that are allocated at the load but touched, and so seen in RAM, by the first full batch only.
+FORESEEN = frozenset({FORMULA, PROJECTED})
 
 
 def projected_need(before: Need, gpu: int, host: int, gpus: int) -> Need:

@@ -60,11 +60,15 @@ class Ledger:
             booking.booked[device] = max(need.gpu * booked // max(1, together), booking.peak.get(device, 0))
         booking.booked[HOST] = max(need.host + booking.reserve, booking.peak.get(HOST, 0))
 
-    def settle(self, replica: ReplicaId) -> None:
-        """The replica is ready: what it was seen to take replaces the estimate, its growth reserve stays booked."""
+    def settle(self, replica: ReplicaId, host: int = 0) -> None:
+        """The replica is ready: what it was seen to take replaces the estimate, its growth reserve stays booked.
+
+        Args:
+            host: bytes of RAM that it will take at least once it has worked.
+        """
         booking = self._bookings[replica]
         for device, peak in booking.peak.items():
-            booking.booked[device] = peak + (booking.reserve if device == HOST else 0)
+            booking.booked[device] = max(peak, host) + booking.reserve if device == HOST else peak
 
     def booked(self, replica: ReplicaId) -> Mapping[DeviceId, int]:
         booking = self._bookings.get(replica)

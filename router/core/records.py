@@ -43,6 +43,11 @@ class Replica:
         self.state = step(REPLICA_TRANSITIONS, self.state, state)
 
     @property
+    def has_worked(self) -> bool:
+        """Whether it has had a lease, so that what it is seen to hold is what it holds at work."""
+        return self.ready is not None and self.last_used > self.ready
+
+    @property
     def has_free_slot(self) -> bool:
         return self.state is ReplicaState.READY and len(self.leases) < self.slots
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
 from router.core.fleet import Fleet
-from router.core.learning import observed_need, projected_need
+from router.core.learning import FORESEEN, observed_need, projected_need
 from router.core.ledger import Ledger
 from router.core.lifecycle import LEAVING, Health, ReplicaState
 from router.core.outbox import Outbox
@@ -131,8 +131,10 @@ class Scheduler:
         model = self._models[replica.model]
         model.want = Want.NO
         model.reason = ""
-        self._ledger.settle(replica_id)
-        self._learn(model, replica)
+        foreseen = model.need.source in FORESEEN
+        self._ledger.settle(replica_id, model.need.host if foreseen else 0)
+        if not foreseen:
+            self._learn(model, replica)
         self._out.touch(model)
         self._serve(model, now)
         return self._conclude(now)
@@ -169,7 +171,8 @@ class Scheduler:
                 self._load_failed(model, reason, now, timed_out=timed_out)
             elif before is ReplicaState.READY:
                 self._crashed(model, replica, reason, now)
-        self._learn(model, replica)
+        if model.need.source not in FORESEEN or replica.has_worked:
+            self._learn(model, replica)
         self._out.touch(model)
         self._wake(now)
         return self._out.flush()
