@@ -199,8 +199,11 @@ def _verdicts(rows: Sequence[Row], learned: Sequence[Learned]) -> dict[str, bool
             median(errors) <= _MEDIAN_LIMIT,
         f"at least half of the matrix has 30 % or more outside the weights (is {heavy} of {len(rows)})":
             heavy >= _OUTSIDE_SHARE * len(rows),
-        f"after one load within 2 % of the high-water mark ({len(learned)} models)": all(row.holds for row in learned),
-    }  # fmt: skip
+    } | (
+        {f"after one load within 2 % of the high-water mark ({len(learned)} models)": all(row.holds for row in learned)}
+        if learned
+        else {}
+    )  # fmt: skip
 
 
 def _report(rows: Sequence[Row], learned: Sequence[Learned], command: Sequence[str]) -> str:

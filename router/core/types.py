@@ -79,7 +79,7 @@ class Need:
         gpu: bytes on accelerators, 0 for a model that runs on the CPU.
         host: bytes of host RAM.
         reserve: further bytes of host RAM it may grow into after it is ready (the prompt cache).
-        source: where the figures come from, e.g. `file size` or `observed`.
+        source: where the figures come from: `file size`, `formula`, `projected`, `learned` or `observed`.
     """
 
     gpu: int
