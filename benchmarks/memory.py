@@ -54,6 +54,10 @@ _GEMMA3 = Model("gemma3", layers=13, embd=640, ff=2048, heads=4, kv_heads=1, hea
                 tied=True, type="Q8_0")  # fmt: skip
 _MIXTRAL = Model("mixtral", layers=4, embd=768, ff=1024, heads=12, kv_heads=4, experts=8, type="Q8_0")
 _QWEN3MOE = Model("qwen3moe", layers=4, embd=768, ff=384, heads=12, kv_heads=4, experts=32, experts_used=8, type="Q4_K")
+_GPT_OSS = Model("gpt-oss", layers=6, embd=768, ff=768, heads=12, kv_heads=4, window=128, experts=8, experts_used=4,
+                 vocab=16000, type="Q8_0")  # fmt: skip
+_PHI3 = Model("phi3", layers=6, embd=768, ff=2048, heads=12, kv_heads=12, vocab=16000, type="Q8_0")
+_QWEN35 = Model("qwen35", layers=8, embd=768, ff=2048, heads=6, kv_heads=2, head=128, vocab=16000, type="Q8_0")
 _BERT = Model("bert", layers=6, embd=384, ff=1536, heads=12, kv_heads=12, vocab=30522, ctx=2048)
 _DEEPSEEK = Model("deepseek2", layers=4, embd=768, ff=512, heads=12, kv_heads=12, experts=16, rank=512, type="Q8_0")
 _MAMBA = Model("mamba", layers=8, embd=768, vocab=16000, type="Q8_0")
@@ -83,6 +87,12 @@ MATRIX: tuple[tuple[Model, str], ...] = (
     (_MIXTRAL, "-c 16384 -np 1"),
     (_MIXTRAL, "-c 32768 -np 4 -ctk q8_0 -ctv q8_0"),
     (_QWEN3MOE, "-c 32768 -np 2"),
+    (_GPT_OSS, "-c 16384 -np 1"),
+    (_GPT_OSS, "-c 32768 -np 4 -ub 1024"),
+    (_PHI3, "-c 16384 -np 2"),
+    (_PHI3, "-c 8192 -np 1 -fa off"),
+    (_QWEN35, "-c 16384 -np 1"),
+    (_QWEN35, "-c 32768 -np 4"),
     (_BERT, "--embedding -c 2048 -np 1"),
     (_BERT, "--embedding -c 8192 -np 4 -b 2048 -ub 2048"),
     (_DEEPSEEK, "-c 16384 -np 1"),

@@ -120,6 +120,29 @@ def _gemma3(model: Model, block: str) -> Tensors:
     yield from _head_norms(model, block)
 
 
+def _gpt_oss(model: Model, block: str) -> Tensors:
+    query, kept = model.heads * model.head_size, model.kv_heads * model.head_size
+    yield from _attention(model, block)
+    for name, width in (("attn_q", query), ("attn_k", kept), ("attn_v", kept), ("attn_output", model.embd)):
+        yield f"{block}.{name}.bias", (width,)
+    yield f"{block}.attn_sinks.weight", (model.heads,)
+    yield f"{block}.post_attention_norm.weight", (model.embd,)
+    yield from (pair for pair in _experts(model, block) if not pair[0].endswith("ffn_norm.weight"))
+    yield f"{block}.ffn_gate_inp.bias", (model.experts,)
+    for name, width in (("ffn_gate_exps", model.ff), ("ffn_up_exps", model.ff), ("ffn_down_exps", model.embd)):
+        yield f"{block}.{name}.bias", (width, model.experts)
+
+
+def _phi3(model: Model, block: str) -> Tensors:
+    query, kept = model.heads * model.head_size, model.kv_heads * model.head_size
+    yield f"{block}.attn_norm.weight", (model.embd,)
+    yield f"{block}.attn_qkv.weight", (model.embd, query + 2 * kept)
+    yield f"{block}.attn_output.weight", (query, model.embd)
+    yield f"{block}.ffn_norm.weight", (model.embd,)
+    yield f"{block}.ffn_up.weight", (model.embd, 2 * model.ff)
+    yield f"{block}.ffn_down.weight", (model.ff, model.embd)
+
+
 def _bert(model: Model, block: str) -> Tensors:
     for name, rows, columns in (
         ("attn_q", model.embd, model.embd),
@@ -170,6 +193,33 @@ def _mamba(model: Model, block: str) -> Tensors:
     yield f"{block}.ssm_out.weight", (inner, model.embd)
 
 
+def _qwen35(model: Model, block: str) -> Tensors:
+    yield f"{block}.attn_norm.weight", (model.embd,)
+    yield f"{block}.post_attention_norm.weight", (model.embd,)
+    if int(block.removeprefix("blk.")) % 4 == 3:
+        query, kept = model.heads * model.head_size, model.kv_heads * model.head_size
+        yield f"{block}.attn_q.weight", (model.embd, 2 * query)
+        yield f"{block}.attn_k.weight", (model.embd, kept)
+        yield f"{block}.attn_v.weight", (model.embd, kept)
+        yield f"{block}.attn_output.weight", (query, model.embd)
+        yield from _head_norms(model, block)
+    else:
+        inner, keys, heads = 2 * model.embd, 2 * _DELTA_STATE, 2 * model.embd // _DELTA_STATE
+        yield f"{block}.attn_qkv.weight", (model.embd, 2 * keys + inner)
+        yield f"{block}.attn_gate.weight", (model.embd, inner)
+        yield f"{block}.ssm_conv1d.weight", (_KERNEL, 2 * keys + inner)
+        yield f"{block}.ssm_dt.bias", (heads,)
+        yield f"{block}.ssm_a", (heads,)
+        yield f"{block}.ssm_beta.weight", (model.embd, heads)
+        yield f"{block}.ssm_alpha.weight", (model.embd, heads)
+        yield f"{block}.ssm_norm.weight", (_DELTA_STATE,)
+        yield f"{block}.ssm_out.weight", (inner, model.embd)
+    yield f"{block}.ffn_gate.weight", (model.embd, model.ff)
+    yield f"{block}.ffn_up.weight", (model.embd, model.ff)
+    yield f"{block}.ffn_down.weight", (model.ff, model.embd)
+
+
+_DELTA_STATE = 64
 _ROPE, _KERNEL, _STATE = 64, 4, 16
 _BLOCKS: dict[str, Callable[[Model, str], Tensors]] = {
     "llama": _llama,
@@ -179,6 +229,9 @@ _BLOCKS: dict[str, Callable[[Model, str], Tensors]] = {
     "qwen3moe": _qwen3moe,
     "gemma2": _gemma2,
     "gemma3": _gemma3,
+    "gpt-oss": _gpt_oss,
+    "phi3": _phi3,
+    "qwen35": _qwen35,
     "bert": _bert,
     "deepseek2": _deepseek2,
     "mamba": _mamba,
@@ -234,10 +287,10 @@ def _metadata(model: Model) -> dict[str, Any]:
         "attention.key_length": model.head_size,
         "attention.value_length": model.head_size,
     }
-    if model.architecture in ("mixtral", "qwen3moe", "deepseek2"):
+    if model.architecture in ("mixtral", "qwen3moe", "deepseek2", "gpt-oss"):
         found |= {"expert_count": model.experts, "expert_used_count": model.experts_used}
         found |= {"expert_feed_forward_length": model.ff}
-    if model.architecture in ("gemma2", "gemma3"):
+    if model.architecture in ("gemma2", "gemma3", "gpt-oss"):
         found["attention.sliding_window"] = model.window
     if model.architecture == "bert":
         found |= {"attention.layer_norm_epsilon": 1e-5, "attention.causal": False, "pooling_type": 1}
@@ -247,6 +300,10 @@ def _metadata(model: Model) -> dict[str, Any]:
                   "attention.key_length": model.rank + _ROPE, "attention.value_length": model.rank,
                   "attention.key_length_mla": model.head_size + _ROPE,
                   "attention.value_length_mla": model.head_size}  # fmt: skip
+    if model.architecture == "qwen35":
+        found |= {"ssm.conv_kernel": _KERNEL, "ssm.inner_size": 2 * model.embd, "ssm.state_size": _DELTA_STATE,
+                  "ssm.time_step_rank": 2 * model.embd // _DELTA_STATE, "ssm.group_count": 2,
+                  "rope.dimension_sections": [8, 8, 8, 0]}  # fmt: skip
     if model.architecture == "mamba":
         found |= {"ssm.conv_kernel": _KERNEL, "ssm.inner_size": 2 * model.embd, "ssm.state_size": _STATE,
                   "ssm.time_step_rank": model.embd // 16, "attention.head_count": 0,
@@ -254,9 +311,11 @@ def _metadata(model: Model) -> dict[str, Any]:
     return found
 
 
-def _put(writer: gguf.GGUFWriter, key: str, value: bool | float) -> None:
+def _put(writer: gguf.GGUFWriter, key: str, value: bool | float | list[int]) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
+    elif isinstance(value, list):
+        writer.add_array(key, value)
     elif isinstance(value, int):
         writer.add_uint32(key, value)
     else:
@@ -277,7 +336,7 @@ def _tokenizer(writer: gguf.GGUFWriter, size: int) -> None:
 
 def _zeros(writer: gguf.GGUFWriter, name: str, shape: Shape, kind: str) -> None:
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-    dense = len(shape) > 1 and not name.endswith(("ssm_a", "ssm_conv1d.weight", "ffn_gate_inp.weight"))
+    dense = len(shape) > 1 and not name.endswith(("ssm_a", "ssm_conv1d.weight", "ffn_gate_inp.weight", ".bias"))
     if not dense or shape[0] % block:
         writer.add_tensor(name, np.zeros(shape[::-1], dtype=np.float32))
         return

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from router.core.estimate.caches import effective_ubatch, window_cells
 from router.core.estimate.feed_forward import feed, feeds
 from router.core.estimate.graph import F16, F32, I32, I64, Graph, Tensor
+from router.core.estimate.recurrence import recur
 from router.core.estimate.run import CACHE_TYPES, Run
 from router.core.estimate.shape import Layer, Shape
 
 _ROTATED = 64  # heads that are a multiple of this are rotated before they are quantised into the cache
 _POOL_MEAN = 1
 # Source: `llm_arch_supports_mixed_batch`.
+# They leave out the tokens that nobody asks about only after the last layer.
+_LATE_CHOICE = frozenset({"qwen35", "qwen35moe", "qwen3next"})
 _UNMIXED = frozenset({"cogvlm", "deepseek4", "granite-switch", "eagle3", "dflash", "gemma4-assistant"})
 
 
@@ -62,8 +65,9 @@ class _Recipe:
         last = len(shape.trunk) - 1
         for index, layer in enumerate(shape.trunk):
             attention = window if layer.windowed else whole
-            hidden = self._layer(layer, hidden, positions, attention, wanted if index == last else None)
-        self._head(hidden)
+            early = index == last and shape.architecture not in _LATE_CHOICE
+            hidden = self._layer(layer, hidden, positions, attention, wanted if early else None)
+        self._head(hidden, wanted)
         return self.graph
 
     # -- ends --------------------------------------------------------------------------------------------------------
@@ -95,11 +99,14 @@ class _Recipe:
             rows = self.graph.norm(rows, bias=True)
         return rows
 
-    def _head(self, hidden: Tensor) -> None:
+    def _head(self, hidden: Tensor, wanted: Tensor) -> None:
         graph, shape = self.graph, self.shape
         pooling = self.run.pooling if self.run.pooling is not None else shape.pooling
         if "bert" not in shape.architecture:
             hidden = self.graph.norm(hidden)
+        if shape.architecture in _LATE_CHOICE:
+            hidden.kept = True  # a draft head may want them all
+            hidden = graph.op((shape.embd, self.outputs), hidden, wanted)
         hidden.kept = True
         if "bert" not in shape.architecture:
             logits = self.graph.matrix(hidden, shape.vocab)
@@ -153,7 +160,7 @@ class _Recipe:
         """What lets tokens see each other."""
         if self.shape.mla_rank and layer.has("attn_kv_a_mqa.weight"):
             return self._latent(layer, state, positions, attention)
-        mixed = self._recur(layer, state) if layer.recurrent else None
+        mixed = recur(self.graph, self.shape, layer, state, slots=self.run.slots) if layer.recurrent else None
         if layer.heads and (layer.attends or not layer.recurrent):
             attended = self._attend(layer, state, positions, attention)
             mixed = attended if mixed is None else self.graph.add(attended, mixed)
@@ -192,31 +199,42 @@ class _Recipe:
     def _attend(self, layer: Layer, state: Tensor, positions: Tensor, attention: _Attention) -> Tensor:
         graph, shape = self.graph, self.shape
         query, key, value = self._qkv(layer, state)
+        gate = None
+        if layer.width("attn_q.weight") == 2 * layer.heads * layer.head_k:  # half of it is a gate on the result
+            gate = graph.op((layer.heads * layer.head_k, self.tokens), query)
+        query, key, value = self._turned(layer, (query, key, value), positions, attention)
+        windows = any(other.windowed for other in shape.layers)
+        for tensor in (query, key, value) if windows or not shape.caches else (query, value, key):
+            graph.expand(tensor)
+        if shape.caches:
+            key = self._cache(key, attention.key_rows) if layer.attends else graph.external()
+            value = self._cache(value, attention.value_rows) if layer.attends else graph.external()
+        attended = self._scores(layer, query, key, value, attention)
+        if gate is not None:
+            gate = graph.op(gate.shape, gate, in_place=True)
+            attended = graph.op(gate.shape, attended, gate, in_place=True)
+        if attention.value_turn is not None:
+            attended = self._rotate(attended, attention.value_turn)
+        return graph.biased(graph.matrix(attended, shape.embd), layer.has("attn_output.bias"))
+
+    def _turned(
+        self, layer: Layer, parts: tuple[Tensor, Tensor, Tensor], positions: Tensor, attention: _Attention
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value with their norms, positions and scales, rotated for a quantised cache."""
+        graph, architecture = self.graph, self.shape.architecture
+        query, key, value = parts
         if layer.has("attn_q_norm.weight"):
-            query = self.graph.norm(query)
-            key = self.graph.norm(key)
-        if shape.architecture != "bert":
+            query, key = graph.norm(query), graph.norm(key)
+        if architecture != "bert":
             query = graph.op(query.shape, query, positions, in_place=True)
             key = graph.op(key.shape, key, positions, in_place=True)
-        if shape.architecture in ("gemma", "gemma2", "gemma3"):
+        if architecture in ("gemma", "gemma2", "gemma3"):
             query = graph.op(query.shape, query, in_place=True)
         if attention.key_turn is not None:
             query, key = self._rotate(query, attention.key_turn), self._rotate(key, attention.key_turn)
         if attention.value_turn is not None:
             value = self._rotate(value, attention.value_turn)
-        windows = any(other.windowed for other in shape.layers)
-        for tensor in (query, key, value) if windows or not shape.caches else (query, value, key):
-            graph.expand(tensor)
-        if shape.caches and layer.attends:
-            key = self._cache(key, attention.key_rows)
-            value = self._cache(value, attention.value_rows)
-        elif shape.caches:
-            key, value = graph.external(), graph.external()
-        attended = self._scores(layer, query, key, value, attention)
-        if attention.value_turn is not None:
-            attended = self._rotate(attended, attention.value_turn)
-        output = self.graph.matrix(attended, shape.embd)
-        return self.graph.biased(output, layer.has("attn_output.bias"))
+        return query, key, value
 
     def _qkv(self, layer: Layer, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         graph, tokens = self.graph, self.tokens
@@ -228,7 +246,7 @@ class _Recipe:
             return query, key, value
         parts = []
         for name, (size, heads) in zip("qkv", shapes, strict=True):
-            part = self.graph.matrix(state, size * heads)
+            part = self.graph.matrix(state, layer.width(f"attn_{name}.weight") or size * heads)
             part = self.graph.biased(part, layer.has(f"attn_{name}.bias"))
             parts.append(graph.view(part, size, heads, tokens))
         return parts[0], parts[1], parts[2]
@@ -307,32 +325,6 @@ class _Recipe:
         unpacked = graph.op((width, tokens, heads), graph.external(), graph.view(attended, -1))
         flat = graph.op((width * heads, tokens), graph.view(unpacked, -1))
         return graph.expand(flat)
-
-    # -- recurrence --------------------------------------------------------------------------------------------------
-
-    def _recur(self, layer: Layer, state: Tensor) -> Tensor:
-        """A state-space layer (`build_mamba_layer`); other recurrences take about as much."""
-        graph, tokens, shape = self.graph, self.tokens, self.shape
-        slots = self.run.slots
-        inner = shape.inner or shape.embd
-        entry = self.graph.matrix(state, layer.width("ssm_in.weight") or layer.width("attn_qkv.weight") or 2 * inner)
-        kept = graph.op((shape.state_r, slots), graph.external())
-        graph.expand(kept)
-        conv = graph.op((tokens + 3 * slots, inner), kept, graph.view(entry, -1))
-        graph.expand(graph.store(graph.external(), graph.view(conv, -1)))
-        mixed = graph.op((inner, tokens), conv, graph.external())
-        mixed = graph.op(mixed.shape, mixed, in_place=True)
-        small = self.graph.matrix(mixed, max(1, layer.width("ssm_x.weight")))
-        step = graph.op((inner, tokens), small)
-        step = graph.op(step.shape, step, in_place=True)
-        scanned = graph.op((inner * tokens + shape.state_s * slots,), graph.external(), mixed, step, small)
-        graph.expand(graph.store(graph.external(), graph.view(scanned, -1)))
-        result = graph.view(scanned, inner, tokens)
-        gate = graph.op((inner, tokens), graph.view(entry, inner, tokens))
-        skipped = graph.op((inner, tokens), mixed, in_place=True)
-        result = graph.op((inner, tokens), result, skipped, in_place=True)
-        result = graph.op((inner, tokens), gate, result)
-        return self.graph.matrix(result, shape.embd)
 
 
 def _elements(tensor: Tensor) -> int:

@@ -218,6 +218,9 @@ def _recurrent(keys: _Keys, index: int, kv_heads: int) -> bool:
     arch = keys.architecture
     if arch in _RECURRENT or arch in _BOTH:
         return True
+    listed = getattr(keys.value("attention.recurrent_layers"), "values", ())
+    if index < len(listed):
+        return bool(listed[index])
     if arch in _INTERVAL:
         return (index + 1) % max(1, keys.number("full_attention_interval", default=4)) != 0
     return arch in _BY_HEADS and kv_heads == 0 and (
