@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router.config import ModelConfig, flag_value
-from router.core.estimate import Projection, Run, estimate, project, read_run, read_shape
+from router.core.estimate import Projection, Run, Shape, estimate, project, read_pin, read_run, read_shape
+from router.core.estimate.projection import GPU_CONTEXT_BYTES
+from router.core.estimate.run import Flags
 from router.core.learning import FORMULA
 from router.core.types import Need
 from router.devices.gguf import GgufError, GgufHeader, read_header
 
 # Files that are loaded beside the model itself: their bytes are taken as they are.
 _COMPANIONS = (("-mm", "--mmproj"), ("--lora",))
+# With one of these an operator has his own idea of the fit, or of the context.
+_OWN_FIT = (
+    (("-fit", "--fit"), "FIT"),
+    (("-fitt", "--fit-target"), "FIT_TARGET"),
+    (("-fitc", "--fit-ctx"), "FIT_CTX"),
+    (("--kv-unified-per-slot",), "KV_UNIFIED_PER_SLOT"),
+)
+_SHORTEST_CTX = 4096  # `--fit-ctx`
 _DRAFT = ("-md", "--model-draft", "--spec-draft-model")
 
 
@@ -42,6 +52,7 @@ class Foresight:
             written; empty where a header could not be read.
         parts: the bytes by place and kind; None when they were guessed from the files' sizes.
         reason: why they were, naming the file and what is wrong with it.
+        whole: flags for a load that fits whole (see `_fit_off`); empty where llama.cpp's own fit has to stay on.
     """
 
     need: Need
@@ -49,6 +60,7 @@ class Foresight:
     fingerprint: str = ""
     parts: Projection | None = None
     reason: str = ""
+    whole: tuple[str, ...] = ()
 
 
 def foresee(
@@ -66,13 +78,16 @@ def foresee(
     beside = sum(map(_size, companions))
     file_bytes = sum(map(_size, (*files, *drafts))) + beside
     run = read_run(config.flags, slots=slots, env=config.env)
+    pin = read_pin(config.flags, config.env)
     try:
         headers = [read_header(file) for file in files]
-        parts = _project(files, headers, run, machine)
-        further = [_project([draft], [read_header(draft)], run, machine) for draft in drafts]
+        shape = _shape(files, headers)
+        parts = _project(shape, headers, run, machine)
+        further = [_project_draft(draft, run, machine) for draft in drafts]
     except (GgufError, ValueError) as error:
         guess = estimate(file_bytes=file_bytes, multiplier=machine.multiplier, gpu_available=machine.gpu,
                          flags=config.flags, cache_ram=reserve)  # fmt: skip
+        guess = replace(guess, each=GPU_CONTEXT_BYTES if guess.gpu else 0, pin=pin)
         return Foresight(guess, file_bytes, reason=str(error))
     gpu, host = parts.gpu.total, parts.host.total
     for draft in further:  # in the same process
@@ -82,16 +97,50 @@ def foresee(
         gpu += beside
     else:
         host += beside
-    return Foresight(Need(gpu, host, max(0, reserve), FORMULA), file_bytes, _fingerprint(headers), parts)
+    need = Need(gpu, host, max(0, reserve), FORMULA, parts.each, _spare(parts, shape, headers, run, machine), pin)
+    return Foresight(need, file_bytes, _fingerprint(headers), parts, whole=_fit_off(config, run, shape.train_ctx))
 
 
-def _project(files: Sequence[Path], headers: Sequence[GgufHeader], run: Run, machine: Machine) -> Projection:
-    tensors = [header.tensors for header in headers]
+def _fit_off(config: ModelConfig, run: Run, train_ctx: int) -> tuple[str, ...]:
+    """Flags that keep llama.cpp from cutting what fits whole by our books.
+
+    It would cut as soon as less than a margin of 1 GiB were left. But with its fit off, a context whose length is left
+    open is shared out among the slots, where it is all for each with the fit on: so it has to be told.
+    """
+    said = Flags(config.flags, config.env)
+    if any(said.text(*names, env=env) for names, env in _OWN_FIT):
+        return ()
+    if run.ctx:
+        return ("--fit", "off")
+    full = run.full_ctx(train_ctx)
+    if said.text("-c", "--ctx-size", env="CTX_SIZE") is not None:
+        return ("--fit", "off") if full == train_ctx else ()
+    return ("--fit", "off", "-c", str(full)) if full else ()
+
+
+def _spare(parts: Projection, shape: Shape, headers: Sequence[GgufHeader], run: Run, machine: Machine) -> int:
+    """What the shortest context that llama.cpp's fit goes down to would save on GPUs."""
+    shortest = run.full_ctx(_SHORTEST_CTX)
+    if run.ctx or not parts.gpu.total or shape.train_ctx <= _SHORTEST_CTX:
+        return 0
+    return max(0, parts.gpu.total - _project(shape, headers, replace(run, ctx=shortest), machine).gpu.total)
+
+
+def _shape(files: Sequence[Path], headers: Sequence[GgufHeader]) -> Shape:
     try:
-        shape = read_shape(headers[0].metadata, [tensor for part in tensors for tensor in part])
+        return read_shape(headers[0].metadata, [tensor for header in headers for tensor in header.tensors])
     except ValueError as error:
         raise ValueError(f"{files[0]}: {error}") from None
-    return project(tensors, shape, run, gpus=int(machine.gpu), repacked=machine.repacked)
+
+
+def _project(shape: Shape, headers: Sequence[GgufHeader], run: Run, machine: Machine) -> Projection:
+    tensors = [header.tensors for header in headers]
+    return project(tensors, shape, run, gpu=machine.gpu, repacked=machine.repacked)
+
+
+def _project_draft(draft: Path, run: Run, machine: Machine) -> Projection:
+    headers = [read_header(draft)]
+    return _project(_shape([draft], headers), headers, run, machine)
 
 
 def _fingerprint(headers: Sequence[GgufHeader]) -> str:

@@ -30,6 +30,7 @@ class Entry:
         fingerprint: see `Foresight`.
         parts: the need by place and kind, where the files' headers could be read.
         unreadable: why they could not.
+        whole: see `Foresight`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Entry:
     fingerprint: str = ""
     parts: Projection | None = None
     unreadable: str = ""
+    whole: tuple[str, ...] = ()
 
     def model_spec(self, settings: Settings) -> ModelSpec:
         return ModelSpec(self.name, self.slots, self.need, settings.idle_timeout(self.name))
@@ -52,6 +54,7 @@ class Entry:
             flags=tuple(self.config.flags),
             env=dict(self.config.env),
             slots=self.slots,
+            whole=self.whole,
         )
 
 
@@ -83,6 +86,7 @@ def _entry(settings: Settings, name: str, machine: Machine) -> Entry:
         seen.fingerprint,
         seen.parts,
         seen.reason,
+        seen.whole,
     )
 
 

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
-from router.backends.memory_lines import plain, projection
+from router.backends.memory_lines import LoadLines, plain
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class ChildLog:
         secrets: strings that are blotted out of every line; `redact` adds to them.
 
     Attributes:
-        projected: (bytes on GPUs, bytes in RAM) that the child has announced before its load; None if it has not.
+        load: what its lines tell of the load.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ChildLog:
         self._size = 0
         self._retry_at = 0.0
         self._closed = False
-        self.projected: tuple[int, int] | None = None
+        self.load = LoadLines()
 
     def redact(self, secret: str) -> None:
         """Blot this string out of every line from now on."""
@@ -95,7 +95,7 @@ class ChildLog:
     def start_over(self) -> None:
         """Forget the lines in memory: what follows is another process."""
         self._ring.clear()
-        self.projected = None
+        self.load = LoadLines()
 
     def lines(self) -> tuple[str, ...]:
         """The child's last lines, oldest first, the one that is coming in included."""
@@ -122,7 +122,7 @@ class ChildLog:
         said = self._clean()
         self._partial.clear()
         self._cut = 0
-        self.projected = self.projected or projection(said)
+        self.load.read(said)
         line = _CONTROL.sub("", plain(said))  # JSON spells out what was taken from the bytes
         self._ring.append(line)
         return line

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from router.backends.capabilities import Capabilities
 from router.backends.port_pool import LOOPBACK
 
+_VERBOSITY = {"-lv", "--verbosity", "--log-verbosity", "-v", "--verbose", "--log-verbose"}
 _LOG_FLAGS = {"--log-jsonl", "--log-disable", "--log-file"}
 
 
@@ -20,6 +22,8 @@ def build_argv(
     slots: int,
     flags: Sequence[str],
     cache_ram_mb: int | None,
+    whole: Sequence[str] = (),
+    shares: Sequence[int] = (),
 ) -> tuple[str, ...]:
     """The whole command line. The key is not in it: everybody on the host can read a command line.
 
@@ -27,6 +31,8 @@ def build_argv(
         slots: passed explicitly, because without `-np` the slots share one context and fail together.
         flags: the user's, last and as they are, so that they win.
         cache_ram_mb: prompt cache in host RAM; None leaves llama-server's default.
+        whole: flags of a load that fits whole; empty if llama.cpp has to make it fit.
+        shares: how it is spread over several GPUs.
     """
     given = {flag.partition("=")[0] for flag in flags}
     argv = [*capabilities.command, "-m", str(model_path), "--alias", alias, "--host", LOOPBACK, "--port", str(port)]
@@ -37,6 +43,22 @@ def build_argv(
     argv += [flag for flag in ("--metrics", "--slots") if capabilities.supports(flag) and flag not in given]
     if not given & _LOG_FLAGS:  # one of its JSON lines tells what the load will take
         argv += [flag for flag in ("--log-jsonl",) if capabilities.supports(flag)]
+    argv += _fit(capabilities, given, whole)
+    if shares:
+        argv += ["-ts", ",".join(map(str, shares))]
     # Renamed in the course of time; the page would only be reachable with the child's key anyway.
     argv += [flag for flag in ("--no-ui", "--no-webui") if capabilities.supports(flag)][:1]
     return (*argv, *flags)
+
+
+def _fit(capabilities: Capabilities, given: AbstractSet[str], whole: Sequence[str]) -> Sequence[str]:
+    """Whether llama.cpp is to cut the model to what is free.
+
+    What it cuts, it says at verbosity 4 only. That is four times as many lines per request, so it is not asked for
+    where nothing is cut.
+    """
+    if not capabilities.supports("--fit"):
+        return ()
+    if whole:
+        return whole
+    return () if given & _VERBOSITY else ("-lv", "4")

@@ -15,14 +15,14 @@ from router.backends.capabilities import Capabilities, Finder
 from router.backends.child_log import ChildLog, log_file_name
 from router.backends.control_client import ControlClient, NotOurs
 from router.backends.environment import child_environment
-from router.backends.exit_reason import PORT_IN_USE, exit_reason
+from router.backends.exit_reason import PORT_IN_USE, exhausted, exit_reason
 from router.backends.guard_link import Guard
 from router.backends.llama_argv import build_argv
 from router.backends.pidfile import PidFile
 from router.backends.port_pool import LOOPBACK, PortPool
 from router.backends.process import ChildProcess
 from router.core.types import Placement, ReplicaId
-from router.engine.ports import ChildExit, LaunchError, SlotReading, Upstream
+from router.engine.ports import ChildExit, LaunchError, LoadProgress, SlotReading, Upstream
 
 _log = logging.getLogger(__name__)
 
@@ -45,12 +45,14 @@ class LlamaServerSpec:
         slots: parallel sequences, unless `flags` say so themselves.
         flags: handed to llama-server as they are.
         env: for this child alone.
+        whole: flags for a load that fits whole, which switch llama.cpp's own fit off; empty where it stays on.
     """
 
     model_path: Path
     slots: int = 1
     flags: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    whole: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +114,9 @@ class LlamaServerChild:
         return Upstream(f"http://{LOOPBACK}:{self.port}", self._session, f"Bearer {self._now.key}")
 
     @property
-    def projected(self) -> tuple[int, int] | None:
-        return self._log.projected
+    def progress(self) -> LoadProgress:
+        told = self._log.load
+        return LoadProgress(told.projected, told.allocated, told.cut)
 
     async def ready(self) -> int:
         """See `Child.ready`."""
@@ -162,7 +165,9 @@ class LlamaServerChild:
                     return ChildExit(code, str(error))
                 code = await self._now.process.wait()
             asked = self._now.process.asked_to_stop
-            return ChildExit(code, exit_reason(code, self._log.lines(), asked=asked, name=self._name))
+            lines = self._log.lines()
+            reason = exit_reason(code, lines, asked=asked, name=self._name)
+            return ChildExit(code, reason, exhausted=None if asked else exhausted(code, lines))
         finally:
             self._ports.give_back(self.port)
             self._log.close()
@@ -287,11 +292,11 @@ class LlamaServerLauncher:
         log.redact(key)
         try:
             process = await ChildProcess.start(
-                self._argv(capabilities, model, port),
+                self._argv(capabilities, model, port, placement),
                 env=child_environment(
                     self._specs[model].env,
                     key=key,
-                    gpus=[int(device.removeprefix("gpu:")) for device in placement.gpus],
+                    gpus=[int(device.removeprefix("gpu:")) for device in placement.visible or placement.gpus],
                     hide_gpus=self._gpus_present,
                     embedded=capabilities.kind == "embedded",
                 ),
@@ -319,7 +324,7 @@ class LlamaServerLauncher:
         """See `Launcher.close`."""
         await self._guard.close()
 
-    def _argv(self, capabilities: Capabilities, model: str, port: int) -> tuple[str, ...]:
+    def _argv(self, capabilities: Capabilities, model: str, port: int, placement: Placement) -> tuple[str, ...]:
         spec = self._specs[model]
         return build_argv(
             capabilities,
@@ -328,6 +333,8 @@ class LlamaServerLauncher:
             port=port,
             slots=spec.slots,
             flags=spec.flags,
+            whole=spec.whole if placement.whole else (),
+            shares=placement.shares,
             # A command line flag of ours would override what the model's own environment says.
             cache_ram_mb=None if "LLAMA_ARG_CACHE_RAM" in spec.env else self._cache_ram_mb,
         )

@@ -1,7 +1,8 @@
 """What a child says, and what of it is about memory: its buffer lines, and its projection before a load.
 
 Lines of `llama.cpp` (`-lv 4`): `load_tensors: CPU_Mapped model buffer size = 34.73 MiB`, and the like for `KV`, `RS`,
-`compute`, `output` and `LoRA`. With `--log-jsonl` one line `{"type":"fit_memory_breakdown",…}` comes before the load.
+`compute`, `output` and `LoRA`. With `--log-jsonl` lines `{"type":"fit_memory_breakdown",…}` come before the load, one
+for each measurement that llama.cpp's fit makes; with `--fit off` there is none (`common/fit.cpp`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ _LINE = re.compile(
 )
 _KINDS = {"model": "weights", "LoRA": "weights", "KV": "cache", "RS": "cache", "compute": "compute", "output": "output"}
 _LOG = '{"type":"log"'
+# Said at the default verbosity once the context is made (`common_init_result`): whatever the load takes is allocated.
+_ALLOCATED = "llama threadpool init, n_threads"
+_SHORTENED = re.compile(r"context size reduced from (\d+) to (\d+)")
+_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _BREAKDOWN = '"fit_memory_breakdown"'
 
 
@@ -76,6 +81,48 @@ def projection(line: str) -> tuple[int, int] | None:
     except (ValueError, KeyError, TypeError):
         return None
     return sum(size for gpu, size in amounts if gpu), sum(size for gpu, size in amounts if not gpu)
+
+
+@dataclass(slots=True)
+class LoadLines:
+    """What a child's lines tell of its load, as it goes on.
+
+    Attributes:
+        projected: (bytes on GPUs, bytes in RAM) that it has announced before the load: uncut, the largest of what it
+            has measured. None if it has not.
+        allocated: it has all the memory that the load takes.
+    """
+
+    projected: tuple[int, int] | None = None
+    allocated: bool = False
+    _context: tuple[int, int] | None = None
+    _layers: tuple[int, int] | None = None
+
+    def read(self, line: str) -> None:
+        """The next line, as the child wrote it."""
+        if self.allocated:
+            return
+        announced = projection(line)
+        if announced is not None:
+            self.projected = max(self.projected or announced, announced, key=sum)
+        elif _ALLOCATED in line:
+            self.allocated = True
+        elif found := _SHORTENED.search(line):
+            self._context = (int(found[1]), int(found[2]))
+        elif found := _OFFLOADED.search(line):
+            self._layers = (int(found[1]), int(found[2]))
+
+    @property
+    def cut(self) -> str:
+        """What llama.cpp's fit has cut, in words; empty if nothing is known to be."""
+        parts = []
+        if self._context is not None:
+            before, now = self._context
+            parts.append(f"the context was shortened from {before:,} to {now:,} tokens")
+        if self._layers is not None and self._layers[0] < self._layers[1]:
+            on_gpu, layers = self._layers
+            parts.append(f"{on_gpu} of {layers} layers are on the GPU, the others in RAM")
+        return "; ".join(parts)
 
 
 def _amount(row: dict[str, Any]) -> int:

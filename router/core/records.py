@@ -8,7 +8,15 @@ from enum import IntEnum
 
 from router.core.failures import FailureRecord
 from router.core.ledger import Ledger
-from router.core.lifecycle import HEALTH_TRANSITIONS, REPLICA_TRANSITIONS, Health, ReplicaState, outward, step
+from router.core.lifecycle import (
+    HEALTH_TRANSITIONS,
+    LEAVING,
+    REPLICA_TRANSITIONS,
+    Health,
+    ReplicaState,
+    outward,
+    step,
+)
 from router.core.queue import TicketQueue
 from router.core.types import LeaseId, ModelSpec, Need, Placement, Policy, ReplicaId, Status
 
@@ -24,7 +32,12 @@ class Want(IntEnum):
 
 @dataclass(slots=True)
 class Replica:
-    """One incarnation of a model."""
+    """One incarnation of a model.
+
+    Attributes:
+        allocated: its load has all the memory that it takes.
+        cut: what llama.cpp has left out to make it fit, in words.
+    """
 
     id: ReplicaId
     model: str
@@ -38,6 +51,8 @@ class Replica:
     last_used: float = 0.0
     reason: str = ""
     makes_room_for: str | None = None
+    allocated: bool = False
+    cut: str = ""
 
     def to(self, state: ReplicaState) -> None:
         self.state = step(REPLICA_TRANSITIONS, self.state, state)
@@ -54,7 +69,11 @@ class Replica:
 
 @dataclass(slots=True)
 class Model:
-    """One configured model."""
+    """One configured model.
+
+    Attributes:
+        lower_need: what was thought that it takes, while it is tried with more after it ran out of memory.
+    """
 
     spec: ModelSpec
     queue: TicketQueue
@@ -67,10 +86,22 @@ class Model:
     retry_at: float | None = None
     last_used: float | None = None
     restarts: int = 0
+    load_seconds: float | None = None
+    lower_need: Need | None = None
 
     @classmethod
     def of(cls, spec: ModelSpec, policy: Policy) -> Model:
-        return cls(spec, TicketQueue(policy.priority_offsets), FailureRecord(policy), spec.need)
+        queue, failures = TicketQueue(policy.priority_offsets), FailureRecord(policy)
+        return cls(spec, queue, failures, spec.need, load_seconds=spec.load_seconds)
+
+    def raise_need(self, need: Need) -> None:
+        """Try it with more; `lower` takes that back."""
+        self.lower_need, self.need = self.need, need
+
+    def lower(self) -> None:
+        """More memory did not help: what was thought before stands."""
+        if self.lower_need is not None:
+            self.need, self.lower_need = self.lower_need, None
 
     def to(self, health: Health) -> None:
         self.health = step(HEALTH_TRANSITIONS, self.health, health)
@@ -144,6 +175,16 @@ class State:
             replica.state is ReplicaState.RESERVED or replica.makes_room_for is not None
             for replica in self.replicas.values()
         )
+
+    def load_lock(self, model: str) -> float:
+        """Seconds for which a load of this model may keep others off its GPUs."""
+        known = self.models[model].load_seconds
+        return self.policy.load_lock if known is None else 2 * known
+
+    def is_making_room(self, model: Model) -> bool:
+        """Whether others are on their way out of memory for this one."""
+        name = model.spec.name
+        return any(replica.makes_room_for == name and replica.state in LEAVING for replica in self.replicas.values())
 
     def somebody_is_overdue(self, now: float) -> bool:
         """Whether a model without a replica has a waiter whose virtual deadline has passed."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
+from router.core.appetite import Appetite
 from router.core.fleet import Fleet
-from router.core.learning import FORESEEN, observed_need, projected_need
 from router.core.ledger import Ledger
 from router.core.lifecycle import LEAVING, Health, ReplicaState
 from router.core.outbox import Outbox
@@ -24,6 +26,7 @@ from router.core.types import (
     DeviceReading,
     DeviceView,
     Evicted,
+    Exhaustion,
     Grant,
     LeaseId,
     ModelSpec,
@@ -37,6 +40,8 @@ from router.core.types import (
     WakeAt,
 )
 from router.core.view import model_view
+
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 class Scheduler:
@@ -54,6 +59,7 @@ class Scheduler:
         self._closing = False
         self._out = Outbox()
         self._fleet = Fleet(self._state, self._out)
+        self._appetite = Appetite(self._state, self._out, self._fleet)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -115,26 +121,30 @@ class Scheduler:
         *,
         readings: Iterable[DeviceReading],
         usage: Mapping[DeviceId, int],
+        peak: Mapping[DeviceId, int] = _NOTHING,
+        cut: str = "",
     ) -> list[Command]:
         """A child serves. Its waiters are granted before anything else is decided.
 
-        The devices' readings and what the child holds are of the same moment, after its load.
+        The devices' readings and what the child holds are of the same moment, after its load; `peak` is the most that
+        it ever held, and `cut` what llama.cpp has left out to make it fit.
         """
         replica = self._replicas.get(replica_id)
         if replica is None or replica.state is not ReplicaState.STARTING:
             return []
         self._ledger.observe_devices(readings)
         self._ledger.observe_replica(replica_id, usage)
+        self._ledger.observe_peak(replica_id, peak)
         replica.to(ReplicaState.READY)
+        replica.cut = cut
         replica.ready = replica.last_used = now
         replica.slots = slots
         model = self._models[replica.model]
         model.want = Want.NO
         model.reason = ""
-        foreseen = model.need.source in FORESEEN
-        self._ledger.settle(replica_id, model.need.host if foreseen else 0)
-        if not foreseen:
-            self._learn(model, replica)
+        if replica.started is not None:
+            model.load_seconds = now - replica.started
+        self._appetite.loaded(replica)
         self._out.touch(model)
         self._serve(model, now)
         return self._conclude(now)
@@ -144,35 +154,50 @@ class Scheduler:
         replica = self._replicas.get(replica_id)
         if replica is None or replica.state is not ReplicaState.STARTING:
             return []
-        model = self._models[replica.model]
-        need = projected_need(model.need, gpu, host, len(replica.placement.gpus))
-        if need == model.need:
+        return self._conclude(now) if self._appetite.projected(replica, gpu, host) else []
+
+    def replica_allocated(self, replica_id: ReplicaId, now: float) -> list[Command]:
+        """A child that is being loaded has all the memory that the load takes: the next may begin."""
+        replica = self._replicas.get(replica_id)
+        if replica is None or replica.state is not ReplicaState.STARTING or replica.allocated:
             return []
-        model.need = need
-        self._ledger.expect(replica_id, need)
-        self._out.touch(model)
+        replica.allocated = True
         return self._conclude(now)
 
     def replica_exited(
-        self, replica_id: ReplicaId, reason: str, now: float, *, timed_out: bool = False
+        self,
+        replica_id: ReplicaId,
+        reason: str,
+        now: float,
+        *,
+        timed_out: bool = False,
+        exhausted: Exhaustion | None = None,
+        peak: Mapping[DeviceId, int] = _NOTHING,
     ) -> list[Command]:
-        """A child is gone, asked to or not; its leases are gone with it. `timed_out`: it was too slow to load."""
+        """A child is gone, asked to or not; its leases are gone with it.
+
+        Args:
+            timed_out: it was too slow to load.
+            exhausted: it ran out of this memory.
+            peak: the most that it ever held.
+        """
         replica = self._replicas.get(replica_id)
         if replica is None or replica.state in (ReplicaState.RECLAIMING, ReplicaState.GONE):
             return []
         before = replica.state
         replica.to(ReplicaState.RECLAIMING)
+        self._ledger.observe_peak(replica_id, peak)
         for lease in replica.leases:
             self._leases.pop(lease, None)
         replica.leases.clear()
         model = self._models[replica.model]
         if not self._closing:
             if before is ReplicaState.STARTING:
-                self._load_failed(model, reason, now, timed_out=timed_out)
+                if exhausted is None or not self._appetite.raise_after(replica, exhausted, reason):
+                    self._load_failed(model, reason, now, timed_out=timed_out)
             elif before is ReplicaState.READY:
                 self._crashed(model, replica, reason, now)
-        if model.need.source not in FORESEEN or replica.has_worked:
-            self._learn(model, replica)
+        self._appetite.ended(replica)
         self._out.touch(model)
         self._wake(now)
         return self._out.flush()
@@ -192,12 +217,18 @@ class Scheduler:
         return self._conclude(now)
 
     def memory_observed(
-        self, readings: Iterable[DeviceReading], usage: Mapping[ReplicaId, Mapping[DeviceId, int]], now: float
+        self,
+        readings: Iterable[DeviceReading],
+        usage: Mapping[ReplicaId, Mapping[DeviceId, int]],
+        now: float,
+        *,
+        peaks: Mapping[ReplicaId, Mapping[DeviceId, int]] = _NOTHING,
     ) -> list[Command]:
-        """What the devices show, and what each replica's processes hold."""
+        """What the devices show, what each replica's processes hold, and the most that they ever held."""
         self._ledger.observe_devices(readings)
         for replica_id, held in usage.items():
-            self._ledger.observe_replica(replica_id, held)
+            if replica_id in self._replicas:
+                self._appetite.observed(self._replicas[replica_id], held, peaks.get(replica_id, _NOTHING))
         self._replan(now)
         return self._out.flush()
 
@@ -235,6 +266,7 @@ class Scheduler:
         """Forget a model's failures."""
         model = self._models[name]
         model.failures.clear()
+        model.lower()
         if model.health is not Health.AVAILABLE:
             self._recover(model)
         return self._conclude(now)
@@ -313,6 +345,7 @@ class Scheduler:
         for replica in decided.revived:
             self._revive(replica, now)
         for model, message in decided.impossible:
+            model.lower()
             model.want, model.reason = Want.NO, f"cannot fit: {message}"
             self._reject_waiters(model, RejectCode.TOO_LARGE, f"Model '{model.spec.name}' {model.reason}")
             self._out.touch(model)
@@ -333,15 +366,12 @@ class Scheduler:
         self._fleet.revive(replica)
         self._serve(self._models[replica.model], now)
 
-    def _learn(self, model: Model, replica: Replica) -> None:
-        if replica.ready is not None:
-            model.need = observed_need(model.need, self._ledger.peak(replica.id), model.spec.need.reserve)
-
     # -- failures ----------------------------------------------------------------------------------------------------
 
     def _load_failed(self, model: Model, reason: str, now: float, *, timed_out: bool) -> None:
         if model.want is not Want.RESTART:
             model.want = Want.NO  # whoever wanted it has been told
+        model.lower()
         model.note_failure(f"failed to load: {reason}", now)
         code, retry_after = RejectCode.LOAD_FAILED, None
         if timed_out and model.retry_at is not None:

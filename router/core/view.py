@@ -31,4 +31,6 @@ def model_view(model: Model, ledger: Ledger, now: float) -> ModelView:
         booked={} if replica is None else dict(ledger.booked(replica.id)),
         seen={} if replica is None else dict(ledger.seen(replica.id)),
         estimate=model.need,
+        load_seconds=model.load_seconds,
+        cut="" if replica is None else replica.cut,
     )

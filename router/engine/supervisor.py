@@ -10,18 +10,21 @@ from typing import Any, Protocol
 from router.core.types import DeviceId, DeviceReading, Placement, ReplicaId
 from router.engine.lease import Lease
 from router.engine.limits import Limits
-from router.engine.ports import Child, ChildExit, DeviceMonitor, Launcher, LaunchError
+from router.engine.ports import Child, ChildExit, DeviceMonitor, Launcher, LaunchError, LoadProgress
 from router.engine.slot_watch import SlotWatch
 
 _log = logging.getLogger(__name__)
 
 _RECLAIM_INTERVAL = 0.1
+_PROGRESS_INTERVAL = 0.05
 # Of what a replica was seen to hold on a GPU, the part that must be free again before it counts as given back.
 _RECLAIMED_SHARE = 0.9
 
 
 class SupervisorEvents(Protocol):
     """What a supervisor reports; implemented by the engine."""
+
+    def load_progressed(self, supervisor: Supervisor, progress: LoadProgress) -> None: ...
 
     def replica_ready(self, supervisor: Supervisor, slots: int) -> None: ...
 
@@ -56,6 +59,10 @@ class Supervisor:
         # The last observation while the child lived: what it held, and what the devices showed then.
         self.held: Mapping[DeviceId, int] = {}
         self.readings: tuple[DeviceReading, ...] = ()
+        # The most it ever held, where the kernel keeps count of it.
+        self.peak: Mapping[DeviceId, int] = {}
+        # What it has told of its load so far.
+        self.progress = LoadProgress()
         self._launcher = launcher
         self._monitor = monitor
         self._limits = limits
@@ -63,11 +70,6 @@ class Supervisor:
         self._ended = False
         self._stop_wanted = asyncio.Event()
         self._grace = limits.stop_grace
-
-    @property
-    def projected(self) -> tuple[int, int] | None:
-        """What the child has announced that it will take; see `Child.projected`."""
-        return None if self.child is None or self._ended else self.child.projected
 
     def stop(self, *, force: bool) -> None:
         """End the child; `force` skips the grace period."""
@@ -98,7 +100,12 @@ class Supervisor:
             return {}
         self.held = self._measured | dict(await self._monitor.usage(self.child.pid))
         self.readings = readings
+        await self._note_peak(self.child)
         return self.held
+
+    async def _note_peak(self, child: Child) -> None:
+        # A process that is gone has no mark any more, so that the last one seen stands.
+        self.peak = {**self.peak, **await self._monitor.high_water(child.pid)}
 
     async def _verdict(self) -> ChildExit:
         try:
@@ -130,13 +137,14 @@ class Supervisor:
 
     async def _until_stop(self, child: Child) -> ChildExit:
         await self._stop_wanted.wait()
+        await self._note_peak(child)
         return await child.stop(grace=self._grace)
 
     async def _serve(self, child: Child, watch: SlotWatch, before: Mapping[DeviceId, int]) -> ChildExit:
         limit = self._limits.load_timeout
         try:
             async with asyncio.timeout(limit):
-                slots = await child.ready()
+                slots = await self._load(child)
         except TimeoutError:
             return ChildExit(1, f"was not ready within {limit:g} s (load_timeout_sec)", timed_out=True)
         except LaunchError as error:
@@ -144,6 +152,23 @@ class Supervisor:
         await self._measure(child, before)
         self._events.replica_ready(self, slots)
         return await _first(self._check_health(child), watch.run())
+
+    async def _load(self, child: Child) -> int:
+        """Wait until it is ready, and pass on what it tells meanwhile; returns its slots."""
+        ready = asyncio.create_task(child.ready())
+        try:
+            while not (await asyncio.wait((ready,), timeout=_PROGRESS_INTERVAL))[0]:
+                self._note_progress(child)
+            self._note_progress(child)
+            return ready.result()
+        finally:
+            ready.cancel()
+            await asyncio.gather(ready, return_exceptions=True)
+
+    def _note_progress(self, child: Child) -> None:
+        before, self.progress = self.progress, child.progress
+        if self.progress != before:
+            self._events.load_progressed(self, self.progress)
 
     async def _check_health(self, child: Child) -> ChildExit:
         failures = 0

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from router.core.types import HOST, Device, DeviceId, DeviceKind, DeviceReading, Placement, ReplicaId
-from router.engine.ports import ChildExit, LaunchError, SlotReading, Upstream
+from router.core.types import HOST, Device, DeviceId, DeviceKind, DeviceReading, Exhaustion, Placement, ReplicaId
+from router.engine.ports import ChildExit, LaunchError, LoadProgress, SlotReading, Upstream
 
 GIB = 1024**3
 
@@ -26,7 +26,7 @@ class FakeChild:
         self.works = False  # a slot moves on from one reading to the next
         self.stuck: tuple[SlotReading, ...] = ()  # beside that one
         self.hold_stop: asyncio.Event | None = None  # its end waits for this
-        self.announces: tuple[int, int] | None = None  # bytes on GPUs and in RAM
+        self.progress = LoadProgress()
         self.is_healthy = True
         self.health_checks = 0
         self.stops: list[float] = []
@@ -44,9 +44,9 @@ class FakeChild:
         if not self._ready.done():
             self._ready.set_result(None)
 
-    def die(self, reason: str = "killed", code: int = -9) -> None:
+    def die(self, reason: str = "killed", code: int = -9, *, exhausted: Exhaustion | None = None) -> None:
         if not self._exit.done():
-            self._exit.set_result(ChildExit(code, reason))
+            self._exit.set_result(ChildExit(code, reason, exhausted=exhausted))
 
     async def ready(self) -> int:
         await asyncio.wait((self._ready, self._exit), return_when=asyncio.FIRST_COMPLETED)
@@ -58,10 +58,6 @@ class FakeChild:
         ended = await asyncio.shield(self._exit)
         assert ended is not None
         return ended
-
-    @property
-    def projected(self) -> tuple[int, int] | None:
-        return self.announces
 
     async def healthy(self) -> bool:
         self.health_checks += 1
@@ -120,4 +116,7 @@ class FakeDevices:
         return (DeviceReading(HOST, 16 * GIB, 0, 16 * GIB),)
 
     async def usage(self, pid: int) -> Mapping[DeviceId, int]:
+        return {HOST: GIB // 2}
+
+    async def high_water(self, pid: int) -> Mapping[DeviceId, int]:
         return {HOST: GIB // 2}

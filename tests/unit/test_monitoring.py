@@ -53,7 +53,7 @@ class Rig:
                 booked={},
                 seen={},
                 estimate=Need(gpu=0, host=1),
-                **times,
+                **times,  # type: ignore[arg-type]  # one dict for all of them
             ),
         )
 

@@ -5,6 +5,7 @@ be read.
 """
 
 from router.core.estimate.by_size import estimate, uses_gpu
+from router.core.estimate.pin import read_pin
 from router.core.estimate.projection import Part, Projection, project
 from router.core.estimate.run import Run, memory_flags, read_run
 from router.core.estimate.shape import Shape, StoredTensor, read_shape
@@ -18,6 +19,7 @@ __all__ = [
     "estimate",
     "memory_flags",
     "project",
+    "read_pin",
     "read_run",
     "read_shape",
     "uses_gpu",

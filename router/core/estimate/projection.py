@@ -54,10 +54,15 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A model's memory on all GPUs together, and in host RAM."""
+    """A model's memory on one GPU, and in host RAM.
+
+    Attributes:
+        each: bytes that every further GPU adds: its own context and compute buffer, and a layer, as none is cut.
+    """
 
     gpu: Part
     host: Part
+    each: int = 0
 
 
 def project(
@@ -65,17 +70,17 @@ def project(
     shape: Shape,
     run: Run,
     *,
-    gpus: int = 0,
+    gpu: bool = False,
     repacked: frozenset[str] = frozenset(),
 ) -> Projection:
     """Project the memory of one child.
 
     Args:
         files: the tensors of each file of the model.
-        gpus: GPUs that it is spread over; 0 = it runs on the CPU.
+        gpu: whether there is one.
         repacked: tensor types that the CPU wants rearranged (see `weights`).
     """
-    weights = place_weights(files, shape, run, gpu=gpus > 0, repacked=repacked)
+    weights = place_weights(files, shape, run, gpu=gpu, repacked=repacked)
     count = len(shape.layers)
     caches = [layer_cache(shape, run, layer) for layer in shape.trunk]
     first_on_gpu = count + 1 - weights.gpu_layers
@@ -92,8 +97,8 @@ def project(
         gpu=Part(
             weights=weights.gpu,
             cache=on_gpu,
-            compute=whole * gpus,
-            process=GPU_CONTEXT_BYTES * gpus,
+            compute=whole,
+            process=GPU_CONTEXT_BYTES,
         )
         if uses_gpu
         else Part(),
@@ -105,6 +110,7 @@ def project(
             growth=growth,
             process=CUDA_PROCESS_BYTES if uses_gpu else PROCESS_BYTES,
         ),
+        each=whole + GPU_CONTEXT_BYTES + weights.largest_layer + max(caches, default=0) if uses_gpu else 0,
     )
 
 

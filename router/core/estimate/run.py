@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 # Bytes and elements of one block of a cache type (`ggml-common.h`); the names that `-ctk` and `-ctv` take.
 CACHE_TYPES: Mapping[str, tuple[int, int]] = {
@@ -29,15 +28,13 @@ _UNMAPPED = frozenset({"none", "mlock", "dio"})
 _TRUE = frozenset({"on", "1", "true", "enabled"})
 _FALSE = frozenset({"off", "0", "false", "disabled"})
 
-Split = Literal["none", "layer", "row", "tensor"]
-
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """How a model is run.
 
     Attributes:
-        ctx: tokens over all slots, 0 = as trained.
+        ctx: tokens over all slots, 0 = as trained, for each slot (see `common_params_fit_impl`).
         slots: parallel sequences; `unified` if they share one pool of cells.
         batch, ubatch: tokens handed in at once, and computed at once.
         type_k, type_v: types of the cache.
@@ -45,7 +42,6 @@ class Run:
         swa_full: windowed layers keep the whole context.
         gpu_layers: layers on GPUs, None = all that there are.
         offload_kv: keys and values live where their layer does.
-        split, main_gpu, shares: how layers are spread over several GPUs.
         overrides: (pattern, buffer type) of tensors that are kept elsewhere.
         embedding: it is asked for embeddings.
         mmap: the file is mapped and not read.
@@ -64,9 +60,6 @@ class Run:
     swa_full: bool = False
     gpu_layers: int | None = None
     offload_kv: bool = True
-    split: Split = "layer"
-    main_gpu: int = 0
-    shares: tuple[float, ...] = ()
     overrides: tuple[tuple[str, str], ...] = ()
     embedding: bool = False
     pooling: int | None = None
@@ -76,10 +69,14 @@ class Run:
 
     def cells(self, train_ctx: int) -> tuple[int, int]:
         """(cells of one stream, streams) of the cache. Source: `llama_context::llama_context`."""
-        total = _pad(self.ctx or train_ctx)
+        total = _pad(self.ctx or self.full_ctx(train_ctx))
         if self.unified:
             return total, 1
         return _pad(total // self.slots), self.slots
+
+    def full_ctx(self, train_ctx: int) -> int:
+        """Tokens over all slots, if each is to have all that the model was trained for."""
+        return train_ctx if self.unified else train_ctx * self.slots
 
 
 _POOLING = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
@@ -113,9 +110,6 @@ def read_run(flags: Sequence[str], *, slots: int, env: Mapping[str, str] | None 
         swa_full=said.is_set("--swa-full", env="SWA_FULL"),
         gpu_layers=_gpu_layers(said),
         offload_kv=not said.is_set("-nkvo", "--no-kv-offload"),
-        split=_split(said.text("-sm", "--split-mode", env="SPLIT_MODE")),
-        main_gpu=max(0, said.number("-mg", "--main-gpu", env="MAIN_GPU", default=0)),
-        shares=_shares(said.text("-ts", "--tensor-split", env="TENSOR_SPLIT")),
         overrides=_overrides(said),
         embedding=embedding,
         pooling=_POOLING.get(said.text("--pooling", env="POOLING") or ""),
@@ -202,18 +196,6 @@ def _gpu_layers(said: Flags) -> int | None:
 
 def _cache_type(value: str | None) -> str:
     return value if value is not None and value in CACHE_TYPES else "f16"
-
-
-def _split(value: str | None) -> Split:
-    return next((split for split in get_args(Split) if split == value), "layer")
-
-
-def _shares(value: str | None) -> tuple[float, ...]:
-    try:
-        shares = tuple(float(part) for part in re.split(r"[,/]", value or "") if part)
-    except ValueError:
-        return ()
-    return shares if any(shares) and all(0 <= share < float("inf") for share in shares) else ()
 
 
 def _overrides(said: Flags) -> tuple[tuple[str, str], ...]:

@@ -8,6 +8,7 @@ mapped), `llama_model_loader::create_tensor` (overrides, the copy of a tied outp
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -21,11 +22,17 @@ _EMBEDDINGS = ("token_embd.weight", "position_embd.weight", "token_types.weight"
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Bytes on GPUs and in host RAM; `gpu_layers` counts the blocks on GPUs, and the output as one more."""
+    """Bytes on GPUs and in host RAM.
+
+    Attributes:
+        gpu_layers: the blocks on GPUs, and the output as one more.
+        largest_layer: bytes on GPUs of the block that has most.
+    """
 
     gpu: int
     host: int
     gpu_layers: int
+    largest_layer: int = 0
 
 
 def place_weights(
@@ -56,7 +63,15 @@ def place_weights(
                 total_gpu += copies
             elif run.repack and _repacks(tied[0], repacked):
                 total_host += copies
-    return Weights(total_gpu, total_host, on_gpu)
+    return Weights(total_gpu, total_host, on_gpu, _largest_layer(files, first, count, run) if on_gpu else 0)
+
+
+def _largest_layer(files: Sequence[Sequence[StoredTensor]], first: int, count: int, run: Run) -> int:
+    layers: Counter[int] = Counter()
+    for tensor in (tensor for file in files for tensor in file if _offloaded(tensor, first, count, run)):
+        block, _ = split_name(tensor.name)
+        layers[count if block is None else block] += tensor.bytes
+    return max(layers.values(), default=0)
 
 
 def _offloaded(tensor: StoredTensor, first: int, count: int, run: Run) -> bool:

@@ -142,7 +142,7 @@ def test_layers_go_to_the_gpu_from_the_last_one() -> None:
     shape = read_shape(metadata(), stored)
 
     def split(flags: str) -> tuple[int, int]:
-        found = project([stored], shape, read_run(flags.split(), slots=1), gpus=1)
+        found = project([stored], shape, read_run(flags.split(), slots=1), gpu=True)
         return found.gpu.weights, found.gpu.cache
 
     block = 2 * (2 * 512 + 2 * 512 * 512 + 2 * 512 * 128 + 3 * 512 * 1024)
