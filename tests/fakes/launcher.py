@@ -108,15 +108,29 @@ class FakeLauncher:
 
 
 class FakeDevices:
-    """16 GiB of RAM of which nobody takes any."""
+    """16 GiB of RAM of which nobody takes any, and GPUs made to order.
 
-    devices = (Device(HOST, DeviceKind.HOST, None, "RAM", 16 * GIB, 16 * GIB),)
+    Attributes:
+        held: bytes on GPUs by pid, of our children and of strangers; a test writes them.
+        looks: how often they were read.
+    """
+
+    def __init__(self, *gpus_gib: int) -> None:
+        gpus = (
+            Device(f"gpu:{index}", DeviceKind.GPU, index, f"GPU {index}", gib * GIB, gib * GIB)
+            for index, gib in enumerate(gpus_gib)
+        )
+        self.devices = (*gpus, Device(HOST, DeviceKind.HOST, None, "RAM", 16 * GIB, 16 * GIB))
+        self.held: dict[int, dict[DeviceId, int]] = {}
+        self.looks = 0
 
     async def read(self) -> tuple[DeviceReading, ...]:
-        return (DeviceReading(HOST, 16 * GIB, 0, 16 * GIB),)
+        self.looks += 1
+        used = {device.id: sum(held.get(device.id, 0) for held in self.held.values()) for device in self.devices}
+        return tuple(DeviceReading(d.id, d.total, used[d.id], d.total - used[d.id]) for d in self.devices)
 
     async def usage(self, pid: int) -> Mapping[DeviceId, int]:
-        return {HOST: GIB // 2}
+        return {HOST: GIB // 2, **self.held.get(pid, {})}
 
     async def high_water(self, pid: int) -> Mapping[DeviceId, int]:
         return {HOST: GIB // 2}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.config import ModelConfig
-from router.core.types import Need
+from router.core.types import Need, Pin
 from router.foresight import Foresight, Machine, foresee
 from scripts.make_demo_models import ModelSpec, write_model
 
@@ -87,3 +87,40 @@ def test_what_cannot_be_read_is_guessed_and_told(damage: str, model: Path, tmp_p
     assert found.reason.startswith(str(file)), found.reason
     assert found.parts is None
     assert found.need == Need(0, round(found.file_bytes * 1.1), 7, "file size")
+
+
+@pytest.mark.parametrize(
+    ("flags", "whole"),
+    [
+        ("-c 1024", ("--fit", "off")),
+        ("", ("--fit", "off", "-c", "8192")),  # 2,048 tokens as trained for each of four slots, as with the fit on
+        ("-kvu", ("--fit", "off", "-c", "2048")),
+        ("-c 0", ()),  # with the fit off that would be shared out
+        ("-c 0 -np 1", ("--fit", "off")),
+        ("-c 1024 --fit on", ()),
+        ("-c 1024 --fit-target 64", ()),
+    ],
+)
+def test_how_the_fit_is_switched_off(flags: str, whole: tuple[str, ...], model: Path) -> None:
+    assert seen(model, *flags.split(), slots=4).whole == whole
+
+
+def test_an_open_context_is_all_for_each_slot(model: Path) -> None:
+    one, four = seen(model), seen(model, slots=4)
+    assert one.parts is not None
+    assert four.parts is not None
+    assert four.parts.host.cache == 4 * one.parts.host.cache
+
+
+def test_what_a_further_gpu_adds_and_a_shorter_context_spares(tmp_path: Path) -> None:
+    long = write_model(tmp_path / "long.gguf", ModelSpec(layers=4, ctx=32768))
+    found = seen(long, machine=GPU)
+    assert found.parts is not None
+    assert found.need.each == found.parts.each > found.parts.gpu.compute + found.parts.gpu.process
+    assert found.need.spare >= found.parts.gpu.cache * 7 // 8
+    assert seen(long, "-c", "32768", machine=GPU).need.spare == 0
+    assert seen(long).need.each == seen(long).need.spare == 0
+
+
+def test_flags_that_name_a_gpu_are_kept_in_mind(model: Path) -> None:
+    assert seen(model, "-dev", "CUDA1", machine=GPU).need.pin == Pin(gpus=(1,), numbered=True)

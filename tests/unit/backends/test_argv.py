@@ -73,3 +73,29 @@ def test_user_flags_come_last_and_untouched() -> None:
     words = argv(*flags)
     assert words[-len(flags) :] == list(flags)
     assert words.count("--metrics") == 1
+
+
+FIT = NEW | {"--fit", "-lv"}
+
+
+def test_what_fits_whole_is_not_fitted_again() -> None:
+    words = argv(known=FIT, whole=("--fit", "off", "-c", "8192"))
+    assert value(words, "--fit") == "off"
+    assert value(words, "-c") == "8192"
+    assert "-lv" not in words
+
+
+def test_what_has_to_be_cut_says_so() -> None:
+    words = argv(known=FIT)
+    assert "--fit" not in words
+    assert value(words, "-lv") == "4"
+    assert value(argv("-lv", "2", known=FIT), "-lv") == "2"
+
+
+def test_flags_win_over_what_the_router_thinks_of_the_fit() -> None:
+    words = argv("-c", "1", known=FIT, whole=("--fit", "off", "-c", "8192"))
+    assert words.index("8192") < words.index("1")
+
+
+def test_the_split_is_told() -> None:
+    assert value(argv(shares=(19_500, 12_000)), "-ts") == "19500,12000"

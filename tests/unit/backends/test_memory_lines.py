@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.backends.memory_lines import Buffer, buffers, plain, projection
+from router.backends.memory_lines import Buffer, LoadLines, buffers, plain, projection
 
 MIB = 1024**2
 
@@ -55,3 +55,29 @@ def test_json_lines_read_as_plain_ones() -> None:
 @pytest.mark.parametrize("line", ["", "a line", '{"type":"log"', '{"type":"log","time":"x"}', '{"type":"metric"}'])
 def test_other_lines_stay_as_they_are(line: str) -> None:
     assert plain(line) == line
+
+
+def test_a_load_step_by_step() -> None:
+    load, allocated = LoadLines(), []
+    for mib in (14, 28, 9):  # as trained, for all slots, and the shortest that the fit would go down to
+        load.read(
+            f'{{"type":"fit_memory_breakdown","data":{{"unit":"MiB","rows":[{{"kind":"device","name":"CUDA0","self":{mib}}},'
+            '{"kind":"host","name":"Host","self":1}]}}'
+        )
+    assert load.projected == (28 * 1024**2, 1024**2)
+    load.read("common_params_fit_impl: context size reduced from 131072 to 8192 -> need 900 MiB less memory in total")
+    load.read("load_tensors: offloaded 12/33 layers to GPU")
+    allocated.append(load.allocated)
+    load.read("0.00.018.938 I cmn          init: llama threadpool init, n_threads = 1")
+    allocated.append(load.allocated)
+    load.read("load_tensors: offloaded 1/2 layers to GPU")  # what it says later is of no load
+    assert allocated == [False, True]
+    assert load.cut == (
+        "the context was shortened from 131,072 to 8,192 tokens; 12 of 33 layers are on the GPU, the others in RAM"
+    )
+
+
+def test_a_load_that_was_not_cut() -> None:
+    load = LoadLines()
+    load.read("load_tensors: offloaded 33/33 layers to GPU")
+    assert load.cut == ""
