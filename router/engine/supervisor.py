@@ -144,30 +144,34 @@ class Supervisor:
         limit = self._limits.load_timeout
         try:
             async with asyncio.timeout(limit):
-                slots = await self._load(child)
+                slots = await self._load(child, before)
         except TimeoutError:
             return ChildExit(1, f"was not ready within {limit:g} s (load_timeout_sec)", timed_out=True)
         except LaunchError as error:
             return ChildExit(1, str(error))
-        await self._measure(child, before)
+        if not self.progress.allocated:
+            await self._measure(child, before)
+        await self.observe(await self._monitor.read())
         self._events.replica_ready(self, slots)
         return await _first(self._check_health(child), watch.run())
 
-    async def _load(self, child: Child) -> int:
+    async def _load(self, child: Child, before: Mapping[DeviceId, int]) -> int:
         """Wait until it is ready, and pass on what it tells meanwhile; returns its slots."""
         ready = asyncio.create_task(child.ready())
         try:
             while not (await asyncio.wait((ready,), timeout=_PROGRESS_INTERVAL))[0]:
-                self._note_progress(child)
-            self._note_progress(child)
+                await self._note_progress(child, before)
+            await self._note_progress(child, before)
             return ready.result()
         finally:
             ready.cancel()
             await asyncio.gather(ready, return_exceptions=True)
 
-    def _note_progress(self, child: Child) -> None:
-        before, self.progress = self.progress, child.progress
-        if self.progress != before:
+    async def _note_progress(self, child: Child, before: Mapping[DeviceId, int]) -> None:
+        last, self.progress = self.progress, child.progress
+        if self.progress.allocated and not last.allocated:
+            await self._measure(child, before)  # from here on the next load may change the same devices
+        if self.progress != last:
             self._events.load_progressed(self, self.progress)
 
     async def _check_health(self, child: Child) -> ChildExit:
@@ -189,7 +193,6 @@ class Supervisor:
         shown = await self._monitor.usage(child.pid)
         after = await self._gpu_used()
         self._measured = {gpu: max(0, used - before.get(gpu, used)) for gpu, used in after.items() if gpu not in shown}
-        await self.observe(await self._monitor.read())
 
     async def _reclaim(self) -> None:
         """Wait until the GPUs show the dead child's memory as free, or until the deadline.
