@@ -53,6 +53,7 @@ class Foresight:
         parts: the bytes by place and kind; None when they were guessed from the files' sizes.
         reason: why they were, naming the file and what is wrong with it.
         whole: flags for a load that fits whole (see `_fit_off`); empty where llama.cpp's own fit has to stay on.
+        contexts: tokens over all slots, at least and at most, where the flags leave them open.
     """
 
     need: Need
@@ -61,6 +62,7 @@ class Foresight:
     parts: Projection | None = None
     reason: str = ""
     whole: tuple[str, ...] = ()
+    contexts: tuple[int, int] | None = None
 
 
 def foresee(
@@ -97,8 +99,10 @@ def foresee(
         gpu += beside
     else:
         host += beside
-    need = Need(gpu, host, max(0, reserve), FORMULA, parts.each, _spare(parts, shape, headers, run, machine), pin)
-    return Foresight(need, file_bytes, _fingerprint(headers), parts, whole=_fit_off(config, run, shape.train_ctx))
+    whole, contexts = _fit_off(config, run, shape.train_ctx), _contexts(config, run, shape.train_ctx)
+    spare = _spare(parts, shape, headers, replace(run, ctx=contexts[0]), machine) if contexts else 0
+    need = Need(gpu, host, max(0, reserve), FORMULA, parts.each, spare, pin)
+    return Foresight(need, file_bytes, _fingerprint(headers), parts, whole=whole, contexts=contexts)
 
 
 def _fit_off(config: ModelConfig, run: Run, train_ctx: int) -> tuple[str, ...]:
@@ -118,12 +122,18 @@ def _fit_off(config: ModelConfig, run: Run, train_ctx: int) -> tuple[str, ...]:
     return ("--fit", "off", "-c", str(full)) if full else ()
 
 
-def _spare(parts: Projection, shape: Shape, headers: Sequence[GgufHeader], run: Run, machine: Machine) -> int:
-    """What the shortest context that llama.cpp's fit goes down to would save on GPUs."""
-    shortest = run.full_ctx(_SHORTEST_CTX)
-    if run.ctx or not parts.gpu.total or shape.train_ctx <= _SHORTEST_CTX:
-        return 0
-    return max(0, parts.gpu.total - _project(shape, headers, replace(run, ctx=shortest), machine).gpu.total)
+def _contexts(config: ModelConfig, run: Run, train_ctx: int) -> tuple[int, int] | None:
+    """The shortest context that llama.cpp's fit goes down to, and the whole one; None where the flags say how long."""
+    said = Flags(config.flags, config.env)
+    if said.text("-c", "--ctx-size", env="CTX_SIZE") is not None or train_ctx <= _SHORTEST_CTX:
+        return None
+    return run.full_ctx(_SHORTEST_CTX), run.full_ctx(train_ctx)
+
+
+def _spare(parts: Projection, shape: Shape, headers: Sequence[GgufHeader], shortest: Run, machine: Machine) -> int:
+    """What the shortest context would save, on GPUs or else in RAM."""
+    least = _project(shape, headers, shortest, machine)
+    return max(0, parts.gpu.total - least.gpu.total if parts.gpu.total else parts.host.total - least.host.total)
 
 
 def _shape(files: Sequence[Path], headers: Sequence[GgufHeader]) -> Shape:

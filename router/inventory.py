@@ -30,7 +30,7 @@ class Entry:
         fingerprint: see `Foresight`.
         parts: the need by place and kind, where the files' headers could be read.
         unreadable: why they could not.
-        whole: see `Foresight`.
+        whole, contexts: see `Foresight`.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Entry:
     parts: Projection | None = None
     unreadable: str = ""
     whole: tuple[str, ...] = ()
+    contexts: tuple[int, int] | None = None
 
     def model_spec(self, settings: Settings) -> ModelSpec:
         return ModelSpec(self.name, self.slots, self.need, settings.idle_timeout(self.name))
@@ -55,6 +56,7 @@ class Entry:
             env=dict(self.config.env),
             slots=self.slots,
             whole=self.whole,
+            contexts=self.contexts,
         )
 
 
@@ -87,6 +89,7 @@ def _entry(settings: Settings, name: str, machine: Machine) -> Entry:
         seen.parts,
         seen.reason,
         seen.whole,
+        seen.contexts,
     )
 
 

@@ -10,6 +10,7 @@ from router.backends.capabilities import Capabilities
 from router.backends.port_pool import LOOPBACK
 
 _VERBOSITY = {"-lv", "--verbosity", "--log-verbosity", "-v", "--verbose", "--log-verbose"}
+_CTX_PAD = 256  # of each slot
 _LOG_FLAGS = {"--log-jsonl", "--log-disable", "--log-file"}
 
 
@@ -49,6 +50,13 @@ def build_argv(
     # Renamed in the course of time; the page would only be reachable with the child's key anyway.
     argv += [flag for flag in ("--no-ui", "--no-webui") if capabilities.supports(flag)][:1]
     return (*argv, *flags)
+
+
+def shortened(contexts: tuple[int, int], slots: int, squeeze: float) -> int:
+    """Tokens over all slots, when this part (0 to 1) of what can be done without has to be."""
+    shortest, whole = contexts
+    step = _CTX_PAD * max(1, slots)
+    return max(shortest, int(whole - squeeze * (whole - shortest)) // step * step)
 
 
 def _fit(capabilities: Capabilities, given: AbstractSet[str], whole: Sequence[str]) -> Sequence[str]:

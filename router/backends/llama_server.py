@@ -17,7 +17,7 @@ from router.backends.control_client import ControlClient, NotOurs
 from router.backends.environment import child_environment
 from router.backends.exit_reason import PORT_IN_USE, exhausted, exit_reason
 from router.backends.guard_link import Guard
-from router.backends.llama_argv import build_argv
+from router.backends.llama_argv import build_argv, shortened
 from router.backends.pidfile import PidFile
 from router.backends.port_pool import LOOPBACK, PortPool
 from router.backends.process import ChildProcess
@@ -46,6 +46,7 @@ class LlamaServerSpec:
         flags: handed to llama-server as they are.
         env: for this child alone.
         whole: flags for a load that fits whole, which switch llama.cpp's own fit off; empty where it stays on.
+        contexts: tokens over all slots, at least and at most, where the flags leave them open.
     """
 
     model_path: Path
@@ -53,6 +54,18 @@ class LlamaServerSpec:
     flags: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     whole: tuple[str, ...] = ()
+    contexts: tuple[int, int] | None = None
+
+    def fit(self, placement: Placement) -> tuple[tuple[str, ...], str]:
+        """The flags that keep llama.cpp's fit off where it has nothing to do, and what the router has cut, in words.
+
+        On a machine without a GPU that fit looks at the RAM built in, not at what is left to this model.
+        """
+        if not placement.squeeze or self.contexts is None:
+            return self.whole if placement.whole else (), ""
+        tokens = shortened(self.contexts, self.slots, placement.squeeze)
+        words = f"the context was shortened from {self.contexts[1]:,} to {tokens:,} tokens"
+        return ("--fit", "off", "-c", str(tokens)), words
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +89,7 @@ class LlamaServerChild:
     Args:
         respawn: spawns it once more, on another port; raises LaunchError.
         expected_slots: its number of slots, should it not tell.
+        cut: what it was told to do without, in words.
     """
 
     def __init__(
@@ -88,8 +102,10 @@ class LlamaServerChild:
         ports: PortPool,
         respawn: Callable[[], Awaitable[Spawned]],
         stranger_patience: float,
+        cut: str = "",
     ) -> None:
         self._now = spawned
+        self._cut = cut
         self._name = name
         self._expected_slots = expected_slots
         self._log = log
@@ -116,7 +132,7 @@ class LlamaServerChild:
     @property
     def progress(self) -> LoadProgress:
         told = self._log.load
-        return LoadProgress(told.projected, told.allocated, told.cut)
+        return LoadProgress(told.projected, told.allocated, told.cut or self._cut)
 
     async def ready(self) -> int:
         """See `Child.ready`."""
@@ -283,6 +299,7 @@ class LlamaServerLauncher:
             ports=self._ports,
             respawn=spawn,
             stranger_patience=self._stranger_patience,
+            cut=spec.fit(placement)[1],
         )
 
     async def _spawn(self, capabilities: Capabilities, model: str, placement: Placement, log: ChildLog) -> Spawned:
@@ -333,7 +350,7 @@ class LlamaServerLauncher:
             port=port,
             slots=spec.slots,
             flags=spec.flags,
-            whole=spec.whole if placement.whole else (),
+            whole=spec.fit(placement)[0],
             shares=placement.shares,
             # A command line flag of ours would override what the model's own environment says.
             cache_ram_mb=None if "LLAMA_ARG_CACHE_RAM" in spec.env else self._cache_ram_mb,

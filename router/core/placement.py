@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.core.spread import gpu_spreads, ratio
 from router.core.types import HOST, DeviceId, Need, Placement
@@ -39,13 +39,16 @@ def place(need: Need, free: Mapping[DeviceId, int], capacity: Mapping[DeviceId, 
     In this order: the GPUs that its flags name; the one GPU with the least room that is enough; the fewest that
     together could ever hold it, if no single one could; all of every GPU and the rest in RAM, if even together they
     could not (llama.cpp's `--fit` then offloads a part of the layers). A model that would fit one GPU waits for that
-    GPU and is not split.
+    GPU and is not split. In RAM, a context whose length is open is shortened if the machine could never hold it all.
 
     Args:
         free: bytes bookable now; negative where more is taken than was booked.
         capacity: bytes bookable on an empty device. Its order numbers the GPUs and breaks ties; a device missing here
             does not exist.
     """
+    squeeze = _squeeze(need, capacity)
+    if squeeze:
+        need = replace(need, host=capacity[HOST] - need.reserve)
     room = {device: min(free.get(device, 0), limit) for device, limit in capacity.items()}
     spreads = gpu_spreads(need, room, capacity)
     options = [_with_host(need, spread) for spread in spreads]
@@ -57,14 +60,21 @@ def place(need: Need, free: Mapping[DeviceId, int], capacity: Mapping[DeviceId, 
         never = all(_missing(option, capacity) for option in options)
         return Shortage(missing, never, best, room, capacity)
     on_gpus = {device: size for device, size in best.items() if device != HOST}
-    whole = not on_gpus or sum(on_gpus.values()) >= need.gpu
+    whole = not squeeze and (not on_gpus or sum(on_gpus.values()) >= need.gpu)
     return Placement(
         bytes=best,
         reserve=need.reserve,
         whole=whole,
         shares=ratio(need, on_gpus) if whole and not need.pin.shares else (),
         visible=tuple(device for device in capacity if device != HOST) if need.pin.numbered and on_gpus else (),
+        squeeze=squeeze,
     )
+
+
+def _squeeze(need: Need, capacity: Mapping[DeviceId, int]) -> float:
+    """The part of its spare bytes that a model without a GPU has to give up so that RAM could ever hold it."""
+    excess = need.host + need.reserve - capacity.get(HOST, 0)
+    return excess / need.spare if need.gpu == 0 and 0 < excess <= need.spare else 0.0
 
 
 def _with_host(need: Need, gpus: Mapping[DeviceId, int]) -> dict[DeviceId, int]:

@@ -106,7 +106,7 @@ class Need:
         reserve: further bytes of host RAM it may grow into after it is ready (the prompt cache).
         source: where the figures come from: `file size`, `formula`, `projected`, `learned`, `observed` or `raised`.
         each: bytes that each GPU beyond the first adds: its context, its compute buffer, a layer that is not cut.
-        spare: bytes that llama.cpp can do without by a shorter context, where the flags leave its length open.
+        spare: bytes that it can do without by a shorter context, where the flags leave its length open.
     """
 
     gpu: int
@@ -132,6 +132,7 @@ class Placement:
         whole: all of it is where it should be, in memory that is free. Otherwise llama.cpp has to make it fit.
         shares: proportions of a model that is spread over several GPUs, in their order; empty = its flags tell.
         visible: GPUs that the child may see, if they are more than those it is placed on.
+        squeeze: the part of `Need.spare` that it has to do without in RAM, 0 to 1.
     """
 
     bytes: Mapping[DeviceId, int]
@@ -139,6 +140,7 @@ class Placement:
     whole: bool = True
     shares: tuple[int, ...] = ()
     visible: tuple[DeviceId, ...] = ()
+    squeeze: float = 0.0
 
     @property
     def gpus(self) -> tuple[DeviceId, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from router.learned import FILE
+from scripts.make_demo_models import ModelSpec, write_model
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.models import Models
 from tests.support.observing import wait_for_status
@@ -64,3 +65,16 @@ def test_what_was_seen_survives_a_router_that_is_killed(models: Models, tmp_path
     with router(tmp_path, {"chat": models.entry("chat")}) as running:
         found = memory(running, "chat")
         assert (found["source"], found["host_bytes"]) == ("learned", known["host"])
+
+
+def test_a_context_beyond_all_memory_is_shortened_and_told(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "long.gguf", ModelSpec(layers=4, embd=256, ff=512, heads=4, ctx=262_144))
+    configured = {"long": {"model_path": str(model), "flags": ["-t", "1", "--cache-ram", "0"]}}
+    with router(tmp_path / "r", configured, system={"memory_budget_mb": 512, "gpu_devices": []}) as running:
+        assert running.chat("long").status_code == 200, running.log
+        assert "the context was shortened from 262,144 to" in running.status("long")["cut"]
+        props = running.client.get("/props?model=long").json()
+        assert 4096 < props["default_generation_settings"]["n_ctx"] < 262_144
+        running.client.post("/v1/models/eject", json={"model": "long"})
+        assert running.chat("long").status_code == 200, "what a cut model took is not taken for the whole"
+        assert running.status("long")["cut"]

@@ -119,7 +119,10 @@ def test_what_a_further_gpu_adds_and_a_shorter_context_spares(tmp_path: Path) ->
     assert found.need.each == found.parts.each > found.parts.gpu.compute + found.parts.gpu.process
     assert found.need.spare >= found.parts.gpu.cache * 7 // 8
     assert seen(long, "-c", "32768", machine=GPU).need.spare == 0
-    assert seen(long).need.each == seen(long).need.spare == 0
+    assert seen(long).need.each == 0
+    assert seen(long).need.spare > 0
+    assert seen(long, slots=2).contexts == (8192, 65536)
+    assert seen(long, "-c", "32768").contexts is None
 
 
 def test_flags_that_name_a_gpu_are_kept_in_mind(model: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from router.backends.capabilities import Capabilities
-from router.backends.llama_argv import build_argv
+from router.backends.llama_argv import build_argv, shortened
 
 NEW = frozenset({"--cache-ram", "--metrics", "--slots", "--no-ui", "--no-webui"})
 
@@ -99,3 +99,10 @@ def test_flags_win_over_what_the_router_thinks_of_the_fit() -> None:
 
 def test_the_split_is_told() -> None:
     assert value(argv(shares=(19_500, 12_000)), "-ts") == "19500,12000"
+
+
+@pytest.mark.parametrize(
+    ("slots", "squeeze", "tokens"), [(1, 0.0, 32768), (1, 0.5, 18432), (4, 0.51, 17408), (1, 1.0, 4096)]
+)
+def test_a_shorter_context(slots: int, squeeze: float, tokens: int) -> None:
+    assert shortened((4096, 32768), slots, squeeze) == tokens

@@ -262,3 +262,14 @@ def test_nothing_is_booked_that_is_not_free(sizes: list[int], gpu: int, each: in
     if answer.whole and answer.gpus:
         assert on_gpus == need.gpu + (len(answer.gpus) - 1) * need.each or need.gpu < need.each
         assert len(answer.shares) in (0, len(answer.gpus))
+
+
+def test_a_context_that_ram_could_never_hold_is_shortened() -> None:
+    need = Need(0, 80_000 * MIB, reserve=500 * MIB, spare=41_000 * MIB)
+    placement = _on(need, _machine())
+    assert placement.bytes == {HOST: 60_000 * MIB}
+    assert (placement.whole, placement.squeeze) == (False, 0.5)
+    never = place(Need(0, 110_000 * MIB, spare=41_000 * MIB), _machine(), _machine())
+    assert isinstance(never, Shortage)
+    assert never.never
+    assert _on(Need(0, 50_000 * MIB, spare=41_000 * MIB), _machine()).squeeze == 0
