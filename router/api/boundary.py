@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from router.api.access import Access
 from router.api.context import RequestContext, attach, context_of, fresh_id
 from router.api.cors import Cors
-from router.api.cycle import Cycle, cycle_of
+from router.api.cycle import MOST_HEAD, Cycle, cycle_of
 from router.api.disconnect import ClientDisconnected
 from router.api.endpoints import dialect_of
 from router.api.errors import HeadersTooLarge, response_to, unexpected
@@ -23,7 +23,7 @@ from router.telemetry.access_log import AccessLog
 
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _PLAIN = re.compile(r"[\x21\x23-\x7e]+")
-_MOST_HEADER_BYTES = 16 * 1024
+_LONGEST_PATH = 256  # characters of it that are logged; no dialect depends on more. Caches keep what clients make up
 _dialect_of = lru_cache(maxsize=256)(dialect_of)
 _CLIENT_GONE = 499  # nginx's word for it; never sent
 
@@ -44,7 +44,7 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         drop_trailing_slash(scope)
         cycle = cycle_of(scope)
-        context = RequestContext(_request_id(scope), _dialect_of(scope["path"]), time.perf_counter())
+        context = RequestContext(_request_id(scope), _dialect_of(scope["path"][:_LONGEST_PATH]), time.perf_counter())
         attach(scope, context)
         try:
             if self._cors is not None:
@@ -52,8 +52,7 @@ class Front:
                     await preflight(scope, receive, send)
                     return
                 cycle.lines += self._cors.lines(scope["headers"])
-            if cycle.head_size > _MOST_HEADER_BYTES:
-                _check_size(scope)
+            _check_size(cycle)
             self._access.check(scope)
             await self._app(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - the outermost boundary
@@ -88,9 +87,9 @@ async def _tell(error: Exception, scope: Scope, receive: Receive, send: Send) ->
         await response(scope, receive, send)
 
 
-def _check_size(scope: Scope) -> None:
-    if sum([len(name) + len(value) for name, value in scope["headers"]]) > _MOST_HEADER_BYTES:
-        raise HeadersTooLarge(f"The request has more than {_MOST_HEADER_BYTES // 1024} KB of headers.")
+def _check_size(cycle: Cycle) -> None:
+    if cycle.head_size > MOST_HEAD:
+        raise HeadersTooLarge(f"The request has more than {MOST_HEAD // 1024} KB of headers, its first line included.")
 
 
 def _request_id(scope: Scope) -> str:
@@ -103,8 +102,9 @@ def _request_id(scope: Scope) -> str:
 def _access_line(scope: Scope, context: RequestContext, cycle: Cycle) -> str:
     milliseconds = (time.perf_counter() - context.started) * 1000
     status = _CLIENT_GONE if context.gone else cycle.status
+    path = scope["path"] if len(scope["path"]) <= _LONGEST_PATH else f"{scope['path'][:_LONGEST_PATH]}…"
     return (
-        f"method={scope['method']} path={_plain(scope['path'])} status={status} ms={milliseconds:.1f} "
+        f"method={scope['method']} path={_plain(path)} status={status} ms={milliseconds:.1f} "
         f"model={_plain(context.model or '-')} bytes={cycle.sent} id={context.request_id}"
     )
 

@@ -13,6 +13,7 @@ from router.proxy.downstream import Downstream, Watcher
 from router.wire.sink import RawHeaders
 
 EXTENSION = "llama_router.downstream"
+MOST_HEAD = 16 * 1024  # bytes of a request's head that are answered as asked
 _MOST_UNREAD = 64 * 1024  # bytes of a request's body that are kept before the client has to wait
 _ONE_PIECE = 16 * 1024  # up to here a copy is cheaper than a second buffer
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -52,9 +53,8 @@ class ClientConnection(Protocol):
 
     def writelines(self, data: tuple[bytes, ...]) -> None: ...
 
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
+    def resume_reading(self) -> None:
+        """The body that was `crowded` has been taken."""
 
     def answered(self, cycle: Cycle) -> None:
         """Its response is whole."""
@@ -70,7 +70,7 @@ class Cycle:
     """Implements `Downstream` and `BodySource`; `receive` and `send` are as the ASGI specification says.
 
     Attributes:
-        head_size: bytes of the request's head, at most.
+        head_size: bytes of the request's head, at most; beyond MOST_HEAD exactly.
         keep_alive: the connection may be used again afterwards.
         lines: headers that this response carries whoever starts it, as bytes with their line ends.
         status, sent, complete: see `Downstream`.
@@ -114,14 +114,22 @@ class Cycle:
         """More of the request is to come, and somebody may want it."""
         return not self._arrived and not self._over
 
+    @property
+    def crowded(self) -> bool:
+        """More of the body is here than should be, and nobody has taken it."""
+        return self._unread > _MOST_UNREAD and not self._over
+
+    @property
+    def held(self) -> int:
+        """Bytes of the request that are kept."""
+        return self.head_size + self._unread
+
     def feed(self, chunk: bytes) -> None:
         """A piece of the request's body."""
         if self._over:
             return
         self._body.append(chunk)
         self._unread += len(chunk)
-        if self._unread > _MOST_UNREAD:
-            self._connection.pause_reading()
         self._tell_news()
 
     def feed_end(self) -> None:
@@ -266,6 +274,8 @@ class Cycle:
 
     def _take(self) -> bytes:
         body, self._body = self._body, []
+        if self._unread > _MOST_UNREAD:
+            self._connection.resume_reading()
         self._unread = 0
         return body[0] if len(body) == 1 else b"".join(body)
 
@@ -303,7 +313,6 @@ class Cycle:
         if self._hesitates() and not self.status:
             self._connection.write(_CONTINUE)
             self._invited = True
-        self._connection.resume_reading()
         while not self._body and not self._arrived and not self._over:
             await self._next_news()
 

@@ -20,7 +20,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from router.api.context import fresh_id
-from router.api.cycle import EXTENSION, Cycle
+from router.api.cycle import EXTENSION, MOST_HEAD, Cycle
 from router.api.errors import HeadersTooLarge
 from router.api.head import date_line, status_line
 from router.api.outflow import Outflow
@@ -32,6 +32,10 @@ SEND_TIMEOUT_SEC = 60.0
 _HIGH_WATER = 64 * 1024
 # For a head, for trailers, and for any other bytes that bring neither the end of a head nor a piece of a body.
 _MOST_FRAMING = 256 * 1024
+# Of requests that are sent before those in front of them are answered. Reading goes on meanwhile, as nothing else tells
+# that the client has left.
+_MOST_AHEAD = 64
+_MOST_BYTES_AHEAD = 64 * 1024
 _NO_LINGER = struct.pack("ii", 1, 0)
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _log = logging.getLogger("router.api")
@@ -45,9 +49,9 @@ class HttpProtocol(asyncio.Protocol):
         keep_alive: seconds without a request, or with a part of its head, before the connection is closed.
     """
 
-    __slots__ = ("_answering", "_app", "_client", "_declined", "_framing", "_headers", "_idle_since", "_idle_timer",
-                 "_keep_alive", "_loop", "_outflow", "_parser", "_read", "_reading", "_reading_paused", "_server",
-                 "_state", "_transport", "_url", "_waiting", "write", "writelines")  # fmt: skip
+    __slots__ = ("_answering", "_app", "_client", "_deaf", "_declined", "_framing", "_headers", "_idle_since",
+                 "_idle_timer", "_keep_alive", "_loop", "_outflow", "_parser", "_read", "_reading", "_reading_paused",
+                 "_server", "_state", "_transport", "_url", "_waiting", "write", "writelines")  # fmt: skip
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class HttpProtocol(asyncio.Protocol):
         self._idle_timer: asyncio.TimerHandle
         self._idle_since = 0.0
         self._reading_paused = False
+        self._deaf = False  # what comes is dropped
         # The request that is being parsed.
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -95,6 +100,8 @@ class HttpProtocol(asyncio.Protocol):
         self._idle_timer = self._loop.call_later(self._keep_alive, self._look_for_idleness)
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
         self._read = len(data)
         self._framing += self._read
         while data:
@@ -105,10 +112,9 @@ class HttpProtocol(asyncio.Protocol):
                 data, self._declined = self._declined + data[upgrade.args[0] :], b""
                 continue
             except HttpParserError as error:
-                self._refuse(InvalidRequest(f"This is not valid HTTP: {error}."))
+                self._refuse(_reason(error))
             else:
-                if self._framing > _MOST_FRAMING:
-                    self._refuse(HeadersTooLarge(f"A request has more than {_MOST_FRAMING // 1024} KB of headers."))
+                self._check_bounds()
             break
 
     def eof_received(self) -> None:
@@ -134,6 +140,8 @@ class HttpProtocol(asyncio.Protocol):
             self._outflow.watch(self._transport, self._give_up)
         if self._answering is not None:
             self._answering.client_ready()
+        else:
+            self._answer_next()
 
     # --- for the parser
 
@@ -148,15 +156,20 @@ class HttpProtocol(asyncio.Protocol):
         if self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT":
             self._decline_upgrade(version)
             return
+        if len(self._waiting) == _MOST_AHEAD:
+            raise InvalidRequest(f"More than {_MOST_AHEAD} requests came ahead of their turn.")
+        at_once = self._answering is None and not self._outflow.full
+        size = self._framing + self._read
+        if size > MOST_HEAD or not at_once:
+            size = _head_size(self._url, self._headers)
         scope = self._scope(version)
         keep_alive = version != "1.0" and self._parser.should_keep_alive()
-        cycle = self._reading = Cycle(self, scope, head_size=self._framing + self._read, keep_alive=keep_alive)
+        cycle = self._reading = Cycle(self, scope, head_size=size, keep_alive=keep_alive)
         scope["extensions"] = {EXTENSION: cycle}
         self._url, self._headers, self._framing = b"", [], 0
-        if self._answering is None:
+        if at_once:
             self._answer(cycle)
         else:
-            self.pause_reading()
             self._waiting.append(cycle)
 
     def on_body(self, chunk: bytes) -> None:
@@ -221,11 +234,6 @@ class HttpProtocol(asyncio.Protocol):
     async def drained(self) -> None:
         await self._outflow.drained()
 
-    def pause_reading(self) -> None:
-        if not self._reading_paused and not self._transport.is_closing():
-            self._reading_paused = True
-            self._transport.pause_reading()
-
     def resume_reading(self) -> None:
         if self._reading_paused and not self._transport.is_closing():
             self._reading_paused = False
@@ -236,10 +244,11 @@ class HttpProtocol(asyncio.Protocol):
         self._idle_since = self._loop.time()
         if not cycle.keep_alive:
             self.close()
-        elif not self._transport.is_closing():
+            return
+        if self._reading_paused:
             self.resume_reading()
-            if self._waiting:
-                self._answer(self._waiting.popleft())
+        if self._waiting:
+            self._answer_next()
 
     def close(self) -> None:
         self._transport.close()
@@ -263,6 +272,21 @@ class HttpProtocol(asyncio.Protocol):
 
     # --- for all of them
 
+    def _check_bounds(self) -> None:
+        """After each read, which may itself bring any number of small things."""
+        if self._framing > _MOST_FRAMING:
+            self._refuse(HeadersTooLarge(f"A request has more than {_MOST_FRAMING // 1024} KB of headers."))
+        elif self._waiting and sum([cycle.held for cycle in self._waiting]) > _MOST_BYTES_AHEAD:
+            self._refuse(InvalidRequest(f"More than {_MOST_BYTES_AHEAD // 1024} KB came ahead of their turn."))
+        elif self._reading is not None and self._reading.crowded and not self._reading_paused:
+            self._reading_paused = True  # until the body is taken, or the response is whole
+            self._transport.pause_reading()
+
+    def _answer_next(self) -> None:
+        """Not while the client leaves its answers lying: they would pile up."""
+        if self._waiting and not self._outflow.full and not self._transport.is_closing():
+            self._answer(self._waiting.popleft())
+
     def _answer(self, cycle: Cycle) -> None:
         self._answering = cycle
         cycle.task = self._loop.create_task(self._run(cycle), name="request")
@@ -284,14 +308,14 @@ class HttpProtocol(asyncio.Protocol):
             self._answering.lost()
 
     def _give_up(self) -> None:
-        """The client takes nothing more."""
+        """The client takes nothing more. An end in order would be taken for that of the answer, on HTTP/1.0."""
         self._lost()
-        self._transport.abort()
+        self.reset()
 
     def _look_for_idleness(self) -> None:
         """One timer looks after the connection, in place of one that each request cancels and sets anew."""
         idle = self._loop.time() - self._idle_since
-        if self._answering is not None:
+        if self._answering is not None or self._waiting:
             idle = 0.0
         elif idle >= self._keep_alive:
             self.close()
@@ -301,13 +325,12 @@ class HttpProtocol(asyncio.Protocol):
     def _refuse(self, error: RouterError) -> None:
         """What came is no request, and what follows on this connection cannot be trusted."""
         _log.warning("Refused what %s sent: %s", self._client[0] if self._client else "a client", error.message)
-        self._waiting.clear()
-        if self._answering is not None:
-            if self._answering.status or not self._answering.readable:
-                self._answering.keep_alive = False
-                self.pause_reading()
-                return
-            self._answering.lost()
+        answering = self._answering
+        if self._waiting or (answering is not None and (answering.status or not answering.readable)):
+            self._turn_deaf()
+            return
+        if answering is not None:
+            answering.lost()
         elif self._reading is not None:  # and has its answer
             self.close()
             return
@@ -319,6 +342,29 @@ class HttpProtocol(asyncio.Protocol):
         )
         self.write(status_line(error.status) + date_line() + head.encode("ascii") + body)
         self.close()
+
+    def _turn_deaf(self) -> None:
+        """Close the connection after the last request that is whole. Until then reading only tells that it is lost."""
+        self._deaf = True
+        if self._waiting and self._waiting[-1] is self._reading:
+            self._waiting.pop()
+        last = self._waiting[-1] if self._waiting else self._answering
+        if last is None:
+            self.close()
+        else:
+            last.keep_alive = False
+            self.resume_reading()
+
+
+def _reason(error: HttpParserError) -> RouterError:
+    """Why the parser stopped, in words for people; what a callback raised is told by its own."""
+    cause = error.__context__
+    return cause if isinstance(cause, RouterError) else InvalidRequest(f"This is not valid HTTP: {error}.")
+
+
+def _head_size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+    """Bytes of a request's head, but for the few of its method and version."""
+    return len(url) + sum([len(name) + len(value) + 4 for name, value in headers])
 
 
 def _address(transport: asyncio.BaseTransport, name: str) -> tuple[str, int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -78,6 +78,11 @@ class Settings:
         listed = self.system.preload_models
         first = self.models if "*" in listed else (self._names[name] for name in listed)
         return tuple(dict.fromkeys([*first, *(name for name, model in self.models.items() if model.preload)]))
+
+    @property
+    def known_names(self) -> Iterable[str]:
+        """Names and aliases of all models."""
+        return self._names.keys()
 
     def canonical(self, name: str) -> str | None:
         """The canonical name behind a name or alias; None when there is no such model."""

@@ -28,18 +28,17 @@ _DROPPED = _HOP_BY_HOP | _OURS
 def to_upstream(
     headers: Iterable[tuple[bytes, bytes]], *, authorization: str, content_type: str | None, close: bool
 ) -> RawHeaders:
-    """The request headers for an upstream, each of them once.
+    """The request headers for an upstream, each name once, as a list where the client repeated it.
 
     Args:
         headers: the client's, names in lower case.
         content_type: replaces the client's; llama-server reads a form type as a form of at most 8 KB.
         close: ask for a connection of its own. llama-server closes after every stream while it promises keep-alive.
     """
-    found = {
-        name: value
-        for name, value in headers
-        if name in _TO_UPSTREAM and len(value) <= _LONGEST_VALUE and value.isascii()
-    }
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in _TO_UPSTREAM and len(value) <= _LONGEST_VALUE and value.isascii():
+            found[name] = b"%b, %b" % (found[name], value) if name in found else value
     found[b"accept-encoding"] = b"identity"
     if authorization:
         found[b"authorization"] = authorization.encode()
@@ -54,8 +53,10 @@ def lines_to_upstream(
     headers: Iterable[tuple[bytes, bytes]], *, authorization: str, content_type: str | None, close: bool
 ) -> bytes:
     """The same as bytes. A client says the same in all of its requests, so they are made only once."""
-    passed = [header for header in headers if header[0] in _TO_UPSTREAM and len(header[1]) <= _LONGEST_VALUE]
-    return _lines_to_upstream(tuple(passed), authorization, content_type, close)
+    passed = tuple([header for header in headers if header[0] in _TO_UPSTREAM and len(header[1]) <= _LONGEST_VALUE])
+    # What nobody sends in earnest is not worth remembering.
+    make = _lines_to_upstream if len(passed) <= len(_TO_UPSTREAM) else _lines_to_upstream.__wrapped__
+    return make(passed, authorization, content_type, close)
 
 
 @lru_cache(maxsize=_CLIENTS)

@@ -49,20 +49,21 @@ class UpstreamEndpoint:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._most_parts = max((name.count("/") + 1 for name in services.settings.known_names), default=0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         settings, method = self._services.settings, scope["method"]
-        model, path = _split(settings, scope["path"].removeprefix(_PREFIX + "/"))
+        model, path = _split(settings, scope["path"].removeprefix(_PREFIX + "/"), self._most_parts)
         _check_path(path, method, has_key=settings.api_key is not None)
         speak(scope, dialect_of(path))
         wish = Wish(endpoint_of_child(method, path), target(path, scope["query_string"]), route=_PREFIX, model=model)
         await carry_out(self._services, wish, scope, receive)
 
 
-def _split(settings: Settings, rest: str) -> tuple[str, str]:
-    """`org/model/v1/completions` -> its model's canonical name and `/v1/completions`."""
+def _split(settings: Settings, rest: str, most_parts: int) -> tuple[str, str]:
+    """`org/model/v1/completions` -> its model's canonical name, of so many parts at most, and `/v1/completions`."""
     parts = rest.split("/")
-    for count in range(len(parts), 0, -1):
+    for count in range(min(len(parts), most_parts), 0, -1):
         canonical = settings.canonical("/".join(parts[:count]))
         if canonical is not None:
             return canonical, "/" + "/".join(parts[count:])

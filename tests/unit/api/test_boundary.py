@@ -78,6 +78,20 @@ async def test_large_headers_stay_here(router: Site) -> None:
     assert router.upstream.heard == []
 
 
+@pytest.mark.parametrize("before", ["/", "/v1/models?"])
+async def test_a_large_address_is_a_large_header(before: str, router: Site) -> None:
+    answer = await router.client.get(f"{before}{'a' * 20_000}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (431, "headers_too_large")
+
+
+async def test_a_long_path_has_its_dialect_and_a_short_line(router: Site) -> None:
+    answer = await router.client.get(f"/v1/messages/{'a' * 9_000}")
+    assert (answer.status_code, answer.json()["type"]) == (404, "error")
+    (line,) = router.access_lines()
+    assert 'path="/v1/messages/aaa' in line
+    assert len(line) < 500
+
+
 async def test_large_headers_do_not_hide_behind_another_request(router: Site) -> None:
     small, large = b"GET /health HTTP/1.1\r\nhost: localhost\r\n", b"connection: close\r\nx-large: " + b"a" * 20_000
     answers = await router.address.say(small + b"\r\n" + small + large + b"\r\n\r\n")

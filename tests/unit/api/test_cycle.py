@@ -403,6 +403,101 @@ async def test_an_early_answer_leaves_the_connection_in_order() -> None:
         writer.close()
 
 
+# --- requests sent ahead
+
+
+class Turns:
+    """Answers each request with its path; the first one has to be allowed to."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+        self.heard: list[bytes] = []
+
+    async def __call__(self, client: Cycle) -> None:
+        self.heard.append(client.scope["raw_path"])
+        self.begun.set()
+        await self.go_on.wait()
+        client.start(200, [])
+        client.end(client.scope["raw_path"])
+
+
+async def test_only_so_many_are_kept_and_the_client_is_told_which_was_the_last(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    turns = Turns()
+    async with relaying(turns) as address:
+        reader, writer = await address.connect()
+        writer.write(b"".join(b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n" % number for number in range(1000)))
+        await eventually(lambda: "requests came ahead of their turn" in caplog.text)
+        turns.go_on.set()
+        answers = await reader.read()
+        writer.close()
+    assert turns.heard == [b"/%d" % number for number in range(65)]
+    assert answers.count(b"HTTP/1.1 200") == 65
+    assert answers.count(b"connection: close") == 1
+    assert answers.endswith(b"connection: close\r\n\r\n3\r\n/64\r\n0\r\n\r\n")
+
+
+async def test_a_large_one_is_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+    turns = Turns()
+    async with relaying(turns) as address:
+        reader, writer = await address.connect()
+        writer.write(GET + b"POST /2 HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n" + bytes(100_000))
+        await eventually(lambda: "64 KB came ahead of their turn" in caplog.text)
+        writer.write(bytes(100_000) + GET)
+        await eventually(lambda: not writer.transport.get_write_buffer_size())
+        for _ in range(20):  # it is read, and dropped
+            await turn()
+        turns.go_on.set()
+        assert (await reader.read()).count(b"HTTP/1.1 200") == 1
+        writer.close()
+    assert turns.heard == [b"/"]
+
+
+async def test_one_with_a_body_is_kept_whole() -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def relay(client: Cycle) -> None:
+        begun.set()
+        await go_on.wait()
+        client.start(200, [])
+        client.end(b"%d bytes" % len(client.taken_body() or b""))
+
+    async with relaying(relay) as address:
+        reader, writer = await address.connect()
+        writer.write(GET)
+        await begun.wait()
+        writer.write(b"POST /2 HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n" + bytes(60_000))
+        for _ in range(20):
+            await turn()
+        go_on.set()
+        await reader.readuntil(b"60000 bytes\r\n0\r\n\r\n")
+        writer.close()
+
+
+async def test_nothing_more_is_answered_until_the_client_takes_what_it_has() -> None:
+    answered = 0
+
+    async def relay(client: Cycle) -> None:
+        nonlocal answered
+        client.start(200, [(b"content-length", b"%d" % (8 * MIB))])
+        client.end(bytes(8 * MIB))
+        answered += 1
+
+    async with relaying(relay, keep_alive=0.05) as address, relaying(relay, keep_alive=0.1) as other:
+        with small_socket(address) as sock:
+            sock.send(GET + GET + CLOSING)
+            await eventually(lambda: answered == 1)
+            await other.say(b"")  # takes longer than this connection could be idle
+            assert answered == 1
+            loop = asyncio.get_running_loop()
+            got = 0
+            while piece := await loop.sock_recv(sock, MIB):
+                got += len(piece)
+    assert answered == 3
+    assert got > 3 * 8 * MIB
+
+
 # --- clients that go, or do not read
 
 
@@ -438,6 +533,37 @@ async def test_a_client_that_goes_is_noticed_at_once(half: bool) -> None:
         writer.close()
     assert listener.heard == late.heard == ["gone"]
     assert told == ["http.disconnect", "0 0 False"]
+
+
+UPLOADS = [70_000, 300_000]
+
+
+@pytest.mark.parametrize("request_", [
+    *(b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % size + bytes(size) for size in UPLOADS),
+    GET + GET,
+    GET + b"\0garbage",
+], ids=[*map(str, UPLOADS), "another request", "garbage"])  # fmt: skip
+async def test_nothing_that_it_has_sent_hides_it(request_: bytes) -> None:
+    listener = Listener()
+    reading, gone = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        client = cycle_of(scope)
+        while (await receive())["more_body"]:
+            pass
+        client.watch(listener)
+        reading.set()
+        await eventually(lambda: listener.heard == ["gone"])
+        gone.set()
+
+    async with serving(app) as address:
+        _, writer = await address.connect()
+        writer.write(request_)
+        await reading.wait()
+        for _ in range(20):
+            await turn()
+        writer.transport.abort()
+        await gone.wait()
 
 
 async def test_only_the_one_that_is_being_answered_is_told() -> None:
