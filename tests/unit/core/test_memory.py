@@ -80,6 +80,16 @@ def test_only_idle_models_on_the_same_memory_go() -> None:
     assert [evicted.model for evicted in drive.evicted] == ["idle"]
 
 
+def test_a_pinned_model_stays_whoever_ran_out_of_memory() -> None:
+    models = [gpu_model("a", 4), replace(gpu_model("pinned", 4), pinned=True)]
+    drive = Drive(models, devices=[gpu(0, 24), host()])
+    drive.rest("pinned")
+    drive.ask("a")
+    drive.exit("a", "cudaMalloc failed", exhausted=VRAM)
+    assert drive.evicted == []
+    assert drive.starts() == ["pinned", "a", "a"]
+
+
 def test_what_it_asked_for_counts_if_that_is_more() -> None:
     drive = Drive([gpu_model("a", 4)], devices=[gpu(0, 24), host()])
     drive.ask("a")
