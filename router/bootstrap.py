@@ -23,6 +23,7 @@ from router.api.body import BodyBudget
 from router.api.server import Server, hush_uvicorn, listen
 from router.api.services import Services
 from router.api.tickets import TicketOffice
+from router.backends.capabilities import build_stamp
 from router.backends.llama_server import LlamaServerLauncher
 from router.config import Settings, load_settings
 from router.core.types import ModelSpec, Policy, Priority
@@ -81,7 +82,7 @@ async def describe_models(*, config: Path | None, host: str | None, port: int | 
     monitor = await SystemDevices.open(settings.system.gpu_devices, _budget(settings))
     try:
         gpu_available = len(monitor.devices) > 1
-        entries = inventory(settings, gpu_available=gpu_available)
+        entries = await asyncio.to_thread(inventory, settings, gpu_available=gpu_available)
         info: dict[str, str] = {}
         await _find_llama(_launcher(settings, entries, gpu_available=gpu_available), info)
         table = await asyncio.to_thread(models_table, entries, monitor.devices, await monitor.read())
@@ -122,10 +123,14 @@ async def running(settings: Settings, access_log: AccessLog) -> AsyncIterator[Ro
         for note in (*settings.notes, *monitor.notes, monitor.gpu_reason):
             if note:
                 _log.info("%s", note)
-        entries = inventory(settings, gpu_available=gpu_available)
+        entries = await asyncio.to_thread(inventory, settings, gpu_available=gpu_available)
+        for entry in entries:
+            if entry.unreadable:
+                _log.warning("the memory of %s is guessed from its size: %s", entry.name, entry.unreadable)
         launcher = _launcher(settings, entries, gpu_available=gpu_available)
         info: dict[str, str] = {"llama_server": "looking for it"}
-        learned = LearnedMemory(settings.state_dir, entries, monitor.devices)
+        build = build_stamp(settings.system.llama_server_path)
+        learned = LearnedMemory(settings.state_dir, entries, monitor.devices, build)
         router = _assemble(settings, [learned.apply(entry.model_spec(settings)) for entry in entries],
                            launcher, monitor, info, access_log=access_log)  # fmt: skip
         background = [

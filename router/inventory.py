@@ -7,8 +7,10 @@ from pathlib import Path
 
 from router.backends.llama_server import LlamaServerSpec
 from router.config import ModelConfig, Settings, flag_value
-from router.core.estimate import estimate
+from router.core.estimate import Projection
 from router.core.types import ModelSpec, Need
+from router.devices.host import repacked_types
+from router.foresight import Machine, foresee
 
 MIB = 1024**2
 
@@ -18,13 +20,18 @@ CACHE_RAM_MB = 512
 _UNLIMITED_CACHE_RAM_MB = 8192
 
 _CACHE_RAM_FLAGS = ("-cram", "--cache-ram")
-# Files that are loaded beside the model itself.
-_FILE_FLAGS = (("-mm", "--mmproj"), ("--lora",), ("-md", "--model-draft", "--spec-draft-model"))
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model as configured: its files and what it is expected to take."""
+    """One model as configured: its files and what it is expected to take.
+
+    Attributes:
+        fingerprint: see `Foresight`.
+        parts: the need by place and kind, where the files' headers could be read.
+        unreadable: why they could not.
+        whole, contexts: see `Foresight`.
+    """
 
     name: str
     config: ModelConfig
@@ -33,6 +40,11 @@ class Entry:
     slots: int
     cache_ram_mb: int
     need: Need
+    fingerprint: str = ""
+    parts: Projection | None = None
+    unreadable: str = ""
+    whole: tuple[str, ...] = ()
+    contexts: tuple[int, int] | None = None
 
     def model_spec(self, settings: Settings) -> ModelSpec:
         return ModelSpec(
@@ -53,45 +65,47 @@ class Entry:
             slots=self.slots,
             files=self.files,
             has_conversations=not self.config.writes_no_text,
+            whole=self.whole,
+            contexts=self.contexts,
         )
 
 
 def inventory(settings: Settings, *, gpu_available: bool) -> tuple[Entry, ...]:
-    """All models in the order of the configuration."""
-    return tuple(_entry(settings, name, gpu_available=gpu_available) for name in settings.models)
+    """All models in the order of the configuration. Reads the headers of their files: blocking."""
+    machine = Machine(gpu_available, repacked_types(), settings.system.vram_multiplier)
+    return tuple(_entry(settings, name, machine) for name in settings.models)
 
 
-def _entry(settings: Settings, name: str, *, gpu_available: bool) -> Entry:
+def _entry(settings: Settings, name: str, machine: Machine) -> Entry:
     config = settings.models[name]
-    files = settings.model_files(name)
-    file_bytes = sum(_size(file) for file in (*files, *_further_files(config, working_dir(settings))))
-    cache_ram_mb = _cache_ram_mb(config)
-    need = estimate(
-        file_bytes=file_bytes,
-        multiplier=settings.system.vram_multiplier,
-        gpu_available=gpu_available,
-        flags=config.flags,
-        cache_ram=cache_ram_mb * MIB,
+    files, slots, cache_ram_mb = settings.model_files(name), settings.slots(name), _cache_ram_mb(config)
+    seen = foresee(
+        config,
+        files,
+        slots=slots,
+        folder=working_dir(settings),
+        reserve=cache_ram_mb * MIB,
+        machine=machine,
     )
-    return Entry(name, config, files, file_bytes, settings.slots(name), cache_ram_mb, need)
+    return Entry(
+        name,
+        config,
+        files,
+        seen.file_bytes,
+        slots,
+        cache_ram_mb,
+        seen.need,
+        seen.fingerprint,
+        seen.parts,
+        seen.reason,
+        seen.whole,
+        seen.contexts,
+    )
 
 
 def working_dir(settings: Settings) -> Path:
     """What relative paths in flags are relative to, as relative model paths are."""
     return settings.system.base_models_path or (settings.source.parent if settings.source else Path.cwd())
-
-
-def _further_files(config: ModelConfig, folder: Path) -> list[Path]:
-    values = [flag_value(config.flags, *names) for names in _FILE_FLAGS]
-    return [folder / value for value in values if value is not None]
-
-
-def _size(file: Path) -> int:
-    """Bytes of a file; one that is gone counts nothing here and fails at its load, with its name."""
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
 
 
 def _cache_ram_mb(config: ModelConfig) -> int:

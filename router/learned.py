@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from router.core.estimate import memory_flags
 from router.core.learning import LEARNED, OBSERVED
-from router.core.types import Device, ModelSpec, ModelView, Need
+from router.core.types import Device, ModelSpec, ModelView
 from router.inventory import Entry
 
 _log = logging.getLogger(__name__)
@@ -21,16 +22,21 @@ FILE = "learned.json"
 
 
 class LearnedMemory:
-    """A file with one entry per model as it was loaded: its files, its flags, its slots and the devices.
+    """A file with one entry per model as it was loaded: what it takes, and how long the load takes.
 
-    Change one of them and the old figure does not count any more. A file that cannot be read or written costs the
-    knowledge and nothing else.
+    What the model is, its flags, its slots, llama.cpp and the devices are its key.
+
+    Change one of them and the old figure does not count any more; flags that take no memory may change. A file that
+    cannot be read or written costs the knowledge and nothing else.
+
+    Args:
+        build: tells one llama.cpp from another (see `backends.capabilities.build_stamp`).
     """
 
-    def __init__(self, folder: Path, entries: Sequence[Entry], devices: Sequence[Device]) -> None:
+    def __init__(self, folder: Path, entries: Sequence[Entry], devices: Sequence[Device], build: str = "") -> None:
         self._file = folder / FILE
         names = [f"{device.id} {device.name}" for device in devices]
-        self._keys = {entry.name: _fingerprint(entry, names) for entry in entries}
+        self._keys = {entry.name: _fingerprint(entry, [build, *names]) for entry in entries}
         self._known = _read(self._file)
 
     def apply(self, spec: ModelSpec) -> ModelSpec:
@@ -38,14 +44,15 @@ class LearnedMemory:
         known = self._known.get(self._keys[spec.name])
         if known is None:
             return spec
-        return replace(spec, need=Need(known["gpu"], known["host"], spec.need.reserve, LEARNED))
+        need = replace(spec.need, gpu=known["gpu"], host=known["host"], source=LEARNED)
+        return replace(spec, need=need, load_seconds=known.get("load_seconds"))
 
     def note(self, view: ModelView) -> bool:
         """Remember what a model was seen to take; True if that is news."""
         need = view.estimate
         if need.source != OBSERVED:
             return False
-        seen = {"gpu": need.gpu, "host": need.host, "model": view.name}
+        seen = {"gpu": need.gpu, "host": need.host, "model": view.name, "load_seconds": _rounded(view.load_seconds)}
         news = self._known.get(self._keys[view.name]) != seen
         self._known[self._keys[view.name]] = seen
         return news
@@ -61,9 +68,10 @@ class LearnedMemory:
             _log.warning("cannot keep what was learned about memory in %s: %s", self._file, error.strerror)
 
 
-def _fingerprint(entry: Entry, devices: Sequence[str]) -> str:
-    files = [(file.name, *_stamp(file)) for file in entry.files]
-    facts = [files, entry.config.flags, dict(entry.config.env), entry.slots, devices]
+def _fingerprint(entry: Entry, circumstances: Sequence[str]) -> str:
+    files = entry.fingerprint or [(file.name, *_stamp(file)) for file in entry.files]
+    flags = memory_flags(entry.config.flags)
+    facts = [files, flags, dict(entry.config.env), entry.slots, entry.cache_ram_mb, circumstances]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -87,6 +95,12 @@ def _read(file: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def _is_entry(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(name), int) and value[name] >= 0 for name in ("gpu", "host")
-    )
+    if not isinstance(value, dict):
+        return False
+    seconds = value.get("load_seconds")
+    known = seconds is None or (isinstance(seconds, (int, float)) and 0 <= seconds < float("inf"))
+    return known and all(isinstance(value.get(name), int) and value[name] >= 0 for name in ("gpu", "host"))
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 2)

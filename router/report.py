@@ -10,7 +10,7 @@ from router.devices.gguf import GgufError, read_header
 from router.inventory import MIB, Entry
 
 _UNREADABLE = "unreadable"
-_HEAD = ("MODEL", "KIND", "SIZE", "CONTEXT", "SLOTS", "WOULD TAKE", "FITS", "FILE")
+_HEAD = ("MODEL", "KIND", "SIZE", "CONTEXT", "SLOTS", "WOULD TAKE", "SAYS", "FITS", "FILE")
 
 
 def models_table(entries: Sequence[Entry], devices: Sequence[Device], readings: Sequence[DeviceReading]) -> str:
@@ -38,6 +38,7 @@ def _row(entry: Entry, free: dict[str, int], capacity: dict[str, int]) -> tuple[
         context if kind != _UNREADABLE else "-",
         str(entry.slots),
         _mib(entry.need.total + entry.need.reserve),
+        entry.need.source,
         verdict,
         str(entry.files[0]),
     )

@@ -76,7 +76,7 @@ class MemoryEstimate(Schema):
     gpu_bytes: Count
     host_bytes: Count
     reserve_bytes: Count = Field(description="host RAM it may grow into after it is ready")
-    source: str = Field(description="where the figures come from, e.g. `file size` or `observed`")
+    source: str = Field(description="where the figures come from, e.g. `formula` or `observed`")
 
     @classmethod
     def of(cls, need: Need) -> Self:

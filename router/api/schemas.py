@@ -125,6 +125,7 @@ class ModelStatus(Schema):
     last_used: datetime | None = None
     retry_at: datetime | None = Field(default=None, description="when a model that failed is tried again")
     restarts: Count | None = None
+    cut: str | None = Field(default=None, description="what llama.cpp has left out to make it fit")
 
     @classmethod
     def of(
@@ -148,6 +149,7 @@ class ModelStatus(Schema):
             last_used=clock.at(view.last_used),
             retry_at=clock.at(view.retry_at),
             restarts=view.restarts or None,
+            cut=view.cut or None,
         )
 
 

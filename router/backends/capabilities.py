@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -100,6 +101,18 @@ def find_command(configured: Path | None) -> tuple[tuple[str, ...], Kind]:
         return (str(path),), "binary"
     found = shutil.which(PROGRAM)
     return ((str(Path(found).absolute()),), "binary") if found else (EMBEDDED, "embedded")
+
+
+def build_stamp(configured: Path | None) -> str:
+    """Tells one llama.cpp from another without running it: its path, size and time, or the embedded one's version."""
+    try:
+        command, kind = find_command(configured)
+        if kind == "embedded":
+            return f"xllamacpp {metadata.version('xllamacpp')}"
+        status = Path(command[0]).stat()
+    except (LaunchError, OSError, metadata.PackageNotFoundError):
+        return "unknown"
+    return f"{command[0]} {status.st_size} {status.st_mtime_ns}"
 
 
 async def ask(command: tuple[str, ...], kind: Kind) -> Capabilities:

@@ -13,6 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
+from router.backends.memory_lines import LoadLines, plain
+
 _log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 5 * 1024 * 1024  # of the current file and of its one predecessor
@@ -45,6 +47,9 @@ class ChildLog:
     Args:
         path: the file; its predecessor is kept as `<path>.1`.
         secrets: strings that are blotted out of every line; `redact` adds to them.
+
+    Attributes:
+        load: what its lines tell of the load.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class ChildLog:
         self._size = 0
         self._retry_at = 0.0
         self._closed = False
+        self.load = LoadLines()
 
     def redact(self, secret: str) -> None:
         """Blot this string out of every line from now on."""
@@ -89,6 +95,7 @@ class ChildLog:
     def start_over(self) -> None:
         """Forget the lines in memory: what follows is another process."""
         self._ring.clear()
+        self.load = LoadLines()
 
     def lines(self) -> tuple[str, ...]:
         """The child's last lines, oldest first, the one that is coming in included."""
@@ -112,9 +119,11 @@ class ChildLog:
 
     def _take(self) -> str:
         """The line that is complete now; it is in the ring as well."""
-        line = self._clean()
+        said = self._clean()
         self._partial.clear()
         self._cut = 0
+        self.load.read(said)
+        line = _CONTROL.sub("", plain(said))  # JSON spells out what was taken from the bytes
         self._ring.append(line)
         return line
 

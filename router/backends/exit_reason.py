@@ -6,15 +6,25 @@ import re
 import signal
 from collections.abc import Sequence
 
+from router.core.types import DeviceKind, Exhaustion
+
 _MAX_QUOTE = 300
+_MIB = 1024**2
 # The bind failure that sends a child to another port.
 PORT_IN_USE = "couldn't bind HTTP server socket"
+_NO_MEMORY = re.compile(
+    r"cudaMalloc failed|unable to allocate|failed to allocate|out of memory|bad_alloc", re.IGNORECASE
+)
+# Buffers in RAM that are pinned for a GPU are called `CUDA_Host`.
+_OF_GPU = re.compile(
+    r"cudaMalloc failed|(CUDA|HIP|ROCm|Vulkan|SYCL|MUSA|CANN)\d* (buffer|error)|on device \d|Device memory"
+)
 # The most telling first. llama-server says the cause early and then what follows from it, so the first line counts.
 _MARKERS: tuple[re.Pattern[str], ...] = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         re.escape(PORT_IN_USE),
-        r"cudaMalloc failed|unable to allocate|failed to allocate|out of memory|bad_alloc",
+        _NO_MEMORY.pattern,
         r"model is corrupted or incomplete|invalid magic|unknown model architecture|error loading model",
         r"\b(CUDA|HIP|Vulkan|Metal) error|GGML_ASSERT|terminate called",
         r"\berror: |error while (handling|loading)|invalid argument|unknown argument|failed to open",
@@ -57,6 +67,25 @@ def exit_reason(code: int, lines: Sequence[str], *, asked: bool = False, name: s
     if words:
         return f"{name} {how}: {words}"
     return f"{name} {how}" if lines else f"{name} {how} and said nothing"
+
+
+def exhausted(code: int, lines: Sequence[str]) -> Exhaustion | None:
+    """The memory that a child ran out of, if that is why it ended: by its own words, or by the kernel's way with it."""
+    if code == 0:
+        return None
+    words = [line for line in lines if _NO_MEMORY.search(line)]
+    if words:
+        kind = DeviceKind.GPU if any(_OF_GPU.search(line) for line in words) else DeviceKind.HOST
+        return Exhaustion(kind, max(map(_asked, words)))
+    return Exhaustion(DeviceKind.HOST) if _signal(code) == _SIGKILL else None
+
+
+def _asked(line: str) -> int:
+    """`failed to allocate CUDA0 buffer of size 123`, `allocating 1.50 MiB on device 0: cudaMalloc failed` -> bytes."""
+    if size := re.search(r"of size (\d{1,18})\b", line):
+        return int(size[1])
+    size = re.search(r"allocating (\d{1,12}(?:\.\d+)?) MiB", line)
+    return round(float(size[1]) * _MIB) if size else 0
 
 
 def _describe(code: int) -> str:

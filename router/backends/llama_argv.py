@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from router.backends.capabilities import Capabilities
 from router.backends.port_pool import LOOPBACK
+
+_VERBOSITY = {"-lv", "--verbosity", "--log-verbosity", "-v", "--verbose", "--log-verbose"}
+_CTX_PAD = 256  # of each slot
+_LOG_FLAGS = {"--log-jsonl", "--log-disable", "--log-file"}
 
 
 def build_argv(
@@ -18,6 +23,8 @@ def build_argv(
     slots: int,
     flags: Sequence[str],
     cache_ram_mb: int | None,
+    whole: Sequence[str] = (),
+    shares: Sequence[int] = (),
     slot_save_path: Path | None = None,
 ) -> tuple[str, ...]:
     """The whole command line. The key is not in it: everybody on the host can read a command line.
@@ -26,6 +33,8 @@ def build_argv(
         slots: passed explicitly, because without `-np` the slots share one context and fail together.
         flags: the user's, last and as they are, so that they win.
         cache_ram_mb: prompt cache in host RAM; None leaves llama-server's default.
+        whole: flags of a load that fits whole; empty if llama.cpp has to make it fit.
+        shares: how it is spread over several GPUs.
         slot_save_path: an existing folder for what slots remember.
     """
     given = {flag.partition("=")[0] for flag in flags}
@@ -37,6 +46,31 @@ def build_argv(
     if slot_save_path is not None:
         argv += ["--slot-save-path", f"{slot_save_path}/"]
     argv += [flag for flag in ("--metrics", "--slots") if capabilities.supports(flag) and flag not in given]
+    if not given & _LOG_FLAGS:  # one of its JSON lines tells what the load will take
+        argv += [flag for flag in ("--log-jsonl",) if capabilities.supports(flag)]
+    argv += _fit(capabilities, given, whole)
+    if shares:
+        argv += ["-ts", ",".join(map(str, shares))]
     # Renamed in the course of time; the page would only be reachable with the child's key anyway.
     argv += [flag for flag in ("--no-ui", "--no-webui") if capabilities.supports(flag)][:1]
     return (*argv, *flags)
+
+
+def shortened(contexts: tuple[int, int], slots: int, squeeze: float) -> int:
+    """Tokens over all slots, when this part (0 to 1) of what can be done without has to be."""
+    shortest, whole = contexts
+    step = _CTX_PAD * max(1, slots)
+    return max(shortest, int(whole - squeeze * (whole - shortest)) // step * step)
+
+
+def _fit(capabilities: Capabilities, given: AbstractSet[str], whole: Sequence[str]) -> Sequence[str]:
+    """Whether llama.cpp is to cut the model to what is free.
+
+    What it cuts, it says at verbosity 4 only. That is four times as many lines per request, so it is not asked for
+    where nothing is cut.
+    """
+    if not capabilities.supports("--fit"):
+        return ()
+    if whole:
+        return whole
+    return () if given & _VERBOSITY else ("-lv", "4")

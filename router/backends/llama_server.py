@@ -13,17 +13,17 @@ from router.backends.capabilities import Capabilities, Finder
 from router.backends.child_log import ChildLog, log_file_name
 from router.backends.control_client import ControlClient, NotOurs
 from router.backends.environment import child_environment
-from router.backends.exit_reason import PORT_IN_USE, exit_reason
+from router.backends.exit_reason import PORT_IN_USE, exhausted, exit_reason
 from router.backends.guard_link import Guard
 from router.backends.keeping import Keeping
-from router.backends.llama_argv import build_argv
+from router.backends.llama_argv import build_argv, shortened
 from router.backends.pidfile import PidFile
 from router.backends.port_pool import LOOPBACK, PortPool
 from router.backends.process import ChildProcess
 from router.backends.read_ahead import read_ahead
 from router.backends.slot_keeper import SlotKeeper
 from router.core.types import Placement, ReplicaId
-from router.engine.ports import ChildExit, LaunchError, SlotReading, Upstream
+from router.engine.ports import ChildExit, LaunchError, LoadProgress, SlotReading, Upstream
 from router.wire.pool import Pool
 
 _log = logging.getLogger(__name__)
@@ -45,6 +45,8 @@ class LlamaServerSpec:
         env: for this child alone.
         files: all parts of the model, if it is more than `model_path`.
         has_conversations: it writes text, so that what its slots remember is of use later.
+        whole: flags for a load that fits whole, which switch llama.cpp's own fit off; empty where it stays on.
+        contexts: tokens over all slots, at least and at most, where the flags leave them open.
     """
 
     model_path: Path
@@ -53,10 +55,23 @@ class LlamaServerSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     has_conversations: bool = True
+    whole: tuple[str, ...] = ()
+    contexts: tuple[int, int] | None = None
 
     @property
     def all_files(self) -> tuple[Path, ...]:
         return self.files or (self.model_path,)
+
+    def fit(self, placement: Placement) -> tuple[tuple[str, ...], str]:
+        """The flags that keep llama.cpp's fit off where it has nothing to do, and what the router has cut, in words.
+
+        On a machine without a GPU that fit looks at the RAM built in, not at what is left to this model.
+        """
+        if not placement.squeeze or self.contexts is None:
+            return self.whole if placement.whole else (), ""
+        tokens = shortened(self.contexts, self.slots, placement.squeeze)
+        words = f"the context was shortened from {self.contexts[1]:,} to {tokens:,} tokens"
+        return ("--fit", "off", "-c", str(tokens)), words
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +96,7 @@ class LlamaServerChild:
         respawn: spawns it once more, on another port; raises LaunchError.
         expected_slots: its number of slots, should it not tell.
         keeper: of its conversations; None = they are not kept.
+        cut: what it was told to do without, in words.
     """
 
     def __init__(
@@ -94,8 +110,10 @@ class LlamaServerChild:
         respawn: Callable[[], Awaitable[Spawned]],
         stranger_patience: float,
         keeper: SlotKeeper | None = None,
+        cut: str = "",
     ) -> None:
         self._now = spawned
+        self._cut = cut
         self._name = name
         self._expected_slots = expected_slots
         self._log = log
@@ -120,6 +138,11 @@ class LlamaServerChild:
     @property
     def upstream(self) -> Upstream:
         return self._upstream
+
+    @property
+    def progress(self) -> LoadProgress:
+        told = self._log.load
+        return LoadProgress(told.projected, told.allocated, told.cut or self._cut)
 
     async def ready(self) -> int:
         """See `Child.ready`."""
@@ -176,7 +199,9 @@ class LlamaServerChild:
                     return ChildExit(code, str(error))
                 code = await self._now.process.wait()
             asked = self._now.process.asked_to_stop
-            return ChildExit(code, exit_reason(code, self._log.lines(), asked=asked, name=self._name))
+            lines = self._log.lines()
+            reason = exit_reason(code, lines, asked=asked, name=self._name)
+            return ChildExit(code, reason, exhausted=None if asked else exhausted(code, lines))
         finally:
             self._ports.give_back(self.port)
             self._log.close()
@@ -298,6 +323,7 @@ class LlamaServerLauncher:
             respawn=spawn,
             stranger_patience=self._stranger_patience,
             keeper=keeper,
+            cut=spec.fit(placement)[1],
         )
 
     async def read_ahead(self, model: str, room: Callable[[], int]) -> None:
@@ -313,11 +339,11 @@ class LlamaServerLauncher:
         log.redact(key)
         try:
             process = await ChildProcess.start(
-                self._argv(capabilities, model, port, None if keeper is None else keeper.path),
+                self._argv(capabilities, model, port, placement, None if keeper is None else keeper.path),
                 env=child_environment(
                     self._specs[model].env,
                     key=key,
-                    gpus=[int(device.removeprefix("gpu:")) for device in placement.gpus],
+                    gpus=[int(device.removeprefix("gpu:")) for device in placement.visible or placement.gpus],
                     hide_gpus=self._gpus_present,
                     embedded=capabilities.kind == "embedded",
                 ),
@@ -345,7 +371,9 @@ class LlamaServerLauncher:
         """See `Launcher.close`."""
         await self._guard.close()
 
-    def _argv(self, capabilities: Capabilities, model: str, port: int, slot_save_path: Path | None) -> tuple[str, ...]:
+    def _argv(
+        self, capabilities: Capabilities, model: str, port: int, placement: Placement, slot_save_path: Path | None
+    ) -> tuple[str, ...]:
         spec = self._specs[model]
         return build_argv(
             capabilities,
@@ -354,6 +382,8 @@ class LlamaServerLauncher:
             port=port,
             slots=spec.slots,
             flags=spec.flags,
+            whole=spec.fit(placement)[0],
+            shares=placement.shares,
             # A command line flag of ours would override what the model's own environment says.
             cache_ram_mb=None if "LLAMA_ARG_CACHE_RAM" in spec.env else self._cache_ram_mb,
             slot_save_path=slot_save_path,

@@ -3,11 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from router.core.types import HOST, DeviceId, Need
+from router.core.estimate.projection import CUDA_PROCESS_BYTES, GPU_CONTEXT_BYTES, PROCESS_BYTES
+from router.core.types import HOST, DeviceId, DeviceKind, Exhaustion, Need
 
 OBSERVED = "observed"  # since the router was started
-LEARNED = "learned"  # by an earlier one, from the same files, flags and devices
+LEARNED = "learned"  # by an earlier one, from the same model, flags and devices
+FORMULA = "formula"  # from the model's header and its flags
+PROJECTED = "projected"  # by llama.cpp itself, before the load that goes on
+_NEWS = 1.01
+RAISED = "raised"  # after a load that ran out of memory
+# These know of buffers that are allocated at the load but touched, and so seen in RAM, by the first full batch only.
+FORESEEN = frozenset({FORMULA, PROJECTED, RAISED})
+
+
+def projected_need(before: Need, gpu: int, host: int, gpus: int) -> Need:
+    """The need after the child has announced what it will allocate.
+
+    Args:
+        before: what was thought so far; what has been seen once is better knowledge and stays.
+        gpu, host: bytes of its buffers.
+        gpus: how many it is spread over.
+    """
+    if before.source in {OBSERVED, LEARNED}:
+        return before
+    # In RAM it counts buffers only, where the formula counts mapped files and copies too.
+    if not gpu:
+        return replace(before, gpu=0, host=max(before.host, host + PROCESS_BYTES), source=PROJECTED)
+    on_one = max(0, gpu + gpus * GPU_CONTEXT_BYTES - max(0, gpus - 1) * before.each)
+    return replace(before, gpu=on_one, host=max(before.host, host + CUDA_PROCESS_BYTES), source=PROJECTED)
+
+
+def raised_need(
+    before: Need, exhausted: Exhaustion, seen: Mapping[DeviceId, int], most: Mapping[DeviceId, int]
+) -> Need:
+    """The need after a load has run out of memory: a quarter more, or what it asked for beside what it had.
+
+    Args:
+        before: what was thought so far.
+        seen: the highest bytes seen of it per device.
+        most: bytes that each device may give; in RAM no more than that is wanted.
+    """
+    on_gpu = exhausted.kind is DeviceKind.GPU and before.gpu > 0
+    had = sum(amount for device, amount in seen.items() if (device != HOST) == on_gpu)
+    thought = before.gpu if on_gpu else before.host
+    wanted = max(thought * 5 // 4, had + exhausted.asked)
+    if on_gpu:
+        return replace(before, gpu=wanted, source=RAISED)
+    return replace(before, host=max(thought, min(wanted, most.get(HOST, wanted) - before.reserve)), source=RAISED)
 
 
 def observed_need(before: Need, peak: Mapping[DeviceId, int], reserve: int) -> Need:
@@ -20,10 +64,23 @@ def observed_need(before: Need, peak: Mapping[DeviceId, int], reserve: int) -> N
     """
     if not peak:
         return before
-    seen_gpu = sum(amount for device, amount in peak.items() if device != HOST)
+    on_gpus = [amount for device, amount in peak.items() if device != HOST and amount]
+    seen_gpu = max(0, sum(on_gpus) - max(0, len(on_gpus) - 1) * before.each)
     seen_host = peak.get(HOST, 0)
     if before.source in {OBSERVED, LEARNED}:
         seen_gpu, seen_host = max(seen_gpu, before.gpu), max(seen_host, before.host)
     elif not seen_gpu:
         seen_gpu = before.gpu  # the GPUs' share could not be seen: the estimate stays
-    return Need(seen_gpu, seen_host, reserve, OBSERVED)
+    return replace(before, gpu=seen_gpu, host=seen_host, reserve=reserve, source=OBSERVED)
+
+
+def outgrown(need: Need, peak: Mapping[DeviceId, int]) -> bool:
+    """Whether a replica that has worked teaches anything new: the first time, and for each percent that it grows."""
+    if not peak:
+        return False
+    if need.source != OBSERVED:
+        return True
+    on_gpus = sum(amount for device, amount in peak.items() if device != HOST)
+    count = sum(1 for device, amount in peak.items() if device != HOST and amount)
+    known = need.gpu + max(0, count - 1) * need.each
+    return peak.get(HOST, 0) > need.host * _NEWS or on_gpus > known * _NEWS

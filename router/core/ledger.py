@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from router.core.types import HOST, Device, DeviceId, DeviceReading, DeviceView, Placement, ReplicaId
+from router.core.spread import on_gpus
+from router.core.types import HOST, Device, DeviceId, DeviceReading, DeviceView, Need, Placement, ReplicaId
+
+# A load that holds so much of its booking has allocated it.
+_ALLOCATED_SHARE = 0.95
 
 
 @dataclass(slots=True)
@@ -46,16 +50,43 @@ class Ledger:
         booking = self._bookings.get(replica)
         if booking is None:
             return
-        for device, seen in usage.items():
-            booking.seen[device] = seen
+        booking.seen.update(usage)
+        self.observe_peak(replica, usage)
+
+    def observe_peak(self, replica: ReplicaId, peak: Mapping[DeviceId, int]) -> None:
+        """The most that its processes ever held, as far as that is known."""
+        booking = self._bookings.get(replica)
+        if booking is None:
+            return
+        for device, seen in peak.items():
             booking.peak[device] = max(seen, booking.peak.get(device, 0))
             booking.booked[device] = max(booking.booked.get(device, 0), booking.peak[device])
 
-    def settle(self, replica: ReplicaId) -> None:
-        """The replica is ready: what it was seen to take replaces the estimate, its growth reserve stays booked."""
+    def has_allocated(self, replica: ReplicaId) -> bool:
+        """Whether its GPUs show what was booked there; those that cannot tell do not."""
+        booking = self._bookings[replica]
+        gpus = [device for device in booking.booked if device != HOST]
+        return bool(gpus) and all(booking.seen.get(g, 0) >= _ALLOCATED_SHARE * booking.booked[g] for g in gpus)
+
+    def expect(self, replica: ReplicaId, need: Need) -> None:
+        """Better knowledge of a replica that is being loaded; its GPUs share in the proportion of their bookings."""
+        booking = self._bookings[replica]
+        gpus = {device: booked for device, booked in booking.booked.items() if device != HOST}
+        together = sum(gpus.values())
+        wanted = on_gpus(need, len(gpus))
+        for device, booked in gpus.items():
+            booking.booked[device] = max(wanted * booked // max(1, together), booking.peak.get(device, 0))
+        booking.booked[HOST] = max(need.host + booking.reserve, booking.peak.get(HOST, 0))
+
+    def settle(self, replica: ReplicaId, host: int = 0) -> None:
+        """The replica is ready: what it was seen to take replaces the estimate, its growth reserve stays booked.
+
+        Args:
+            host: bytes of RAM that it will take at least once it has worked.
+        """
         booking = self._bookings[replica]
         for device, peak in booking.peak.items():
-            booking.booked[device] = peak + (booking.reserve if device == HOST else 0)
+            booking.booked[device] = max(peak, host) + booking.reserve if device == HOST else peak
 
     def booked(self, replica: ReplicaId) -> Mapping[DeviceId, int]:
         booking = self._bookings.get(replica)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from router.core.spread import gpu_spreads, ratio
 from router.core.types import HOST, DeviceId, Need, Placement
 
 _MIB = 1024**2
@@ -35,52 +36,53 @@ class Shortage:
 def place(need: Need, free: Mapping[DeviceId, int], capacity: Mapping[DeviceId, int]) -> Placement | Shortage:
     """Place a replica.
 
-    In this order: the one GPU with the least room that is enough; all GPUs in proportion to their capacity, if no
-    single one could ever hold it; all of every GPU and the rest in RAM, if even together they could not (llama.cpp's
-    `--fit` then offloads a part of the layers). A model that would fit one GPU waits for that GPU and is not split.
+    In this order: the GPUs that its flags name; the one GPU with the least room that is enough; the fewest that
+    together could ever hold it, if no single one could; all of every GPU and the rest in RAM, if even together they
+    could not (llama.cpp's `--fit` then offloads a part of the layers). A model that would fit one GPU waits for that
+    GPU and is not split. In RAM, a context whose length is open is shortened if the machine could never hold it all.
 
     Args:
         free: bytes bookable now; negative where more is taken than was booked.
-        capacity: bytes bookable on an empty device. Its order breaks ties; a device missing here does not exist.
+        capacity: bytes bookable on an empty device. Its order numbers the GPUs and breaks ties; a device missing here
+            does not exist.
     """
-    options = [_with_host(need, gpus) for gpus in _gpu_options(need.gpu, capacity)]
+    squeeze = _squeeze(need, capacity)
+    if squeeze:
+        need = replace(need, host=capacity[HOST] - need.reserve)
     room = {device: min(free.get(device, 0), limit) for device, limit in capacity.items()}
+    spreads = gpu_spreads(need, room, capacity)
+    options = [_with_host(need, spread) for spread in spreads]
     if len(options) > 1:
         options.sort(key=lambda option: sum(room[device] for device in option if device != HOST))  # the tightest first
     best = min(options, key=lambda option: sum(_missing(option, room).values()))
     missing = _missing(best, room)
-    if not missing:
-        return Placement(bytes=best, reserve=need.reserve)
-    never = bool(_missing(best, capacity))  # all options are alike in this: they differ in which GPU, never in how much
-    return Shortage(missing, never, best, room, capacity)
+    if missing:
+        never = all(_missing(option, capacity) for option in options)
+        return Shortage(missing, never, best, room, capacity)
+    on_gpus = {device: size for device, size in best.items() if device != HOST}
+    whole = not squeeze and (not on_gpus or sum(on_gpus.values()) >= need.gpu)
+    return Placement(
+        bytes=best,
+        reserve=need.reserve,
+        whole=whole,
+        shares=ratio(need, on_gpus) if whole and not need.pin.shares else (),
+        visible=tuple(device for device in capacity if device != HOST) if need.pin.numbered and on_gpus else (),
+        squeeze=squeeze,
+    )
 
 
-def _gpu_options(size: int, capacity: Mapping[DeviceId, int]) -> list[dict[DeviceId, int]]:
-    """The ways to put `size` bytes on GPUs; what is not in an option is left for the host."""
-    if size == 0:
-        return [{}]
-    gpus = {device: limit for device, limit in capacity.items() if device != HOST and limit > 0}
-    singles: list[dict[DeviceId, int]] = [{gpu: size} for gpu, limit in gpus.items() if limit >= size]
-    if singles:
-        return singles
-    return [_split(size, gpus)] if sum(gpus.values()) >= size else [gpus]
-
-
-def _split(size: int, gpus: Mapping[DeviceId, int]) -> dict[DeviceId, int]:
-    """Shares of `size` in proportion to capacity; none exceeds its GPU's, as `size` does not exceed their sum."""
-    together = sum(gpus.values())
-    shares: dict[DeviceId, int] = {}
-    before = 0
-    for gpu, limit in gpus.items():
-        # A difference of rounded running totals: the shares add up exactly.
-        shares[gpu] = size * (before + limit) // together - size * before // together
-        before += limit
-    return {gpu: share for gpu, share in shares.items() if share}
+def _squeeze(need: Need, capacity: Mapping[DeviceId, int]) -> float:
+    """The part of its spare bytes that a model without a GPU has to give up so that RAM could ever hold it."""
+    excess = need.host + need.reserve - capacity.get(HOST, 0)
+    return excess / need.spare if need.gpu == 0 and 0 < excess <= need.spare else 0.0
 
 
 def _with_host(need: Need, gpus: Mapping[DeviceId, int]) -> dict[DeviceId, int]:
     """One option with the host's part: what it needs there, its reserve, and what the GPUs do not take."""
-    host = need.host + need.reserve + need.gpu - sum(gpus.values())
+    left = max(0, need.gpu - sum(gpus.values()))
+    if gpus:
+        left = max(0, left - need.spare)  # llama.cpp shortens the context first
+    host = need.host + need.reserve + left
     return {**gpus, HOST: host} if host else dict(gpus)
 
 

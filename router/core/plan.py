@@ -100,6 +100,8 @@ def _plan_one(state: State, model: Model, room: Room, result: Plan, now: float) 
     found = room.fit_now(model)
     if isinstance(found, Shortage) and found.never:
         result.impossible.append((model, found.message))
+    elif isinstance(found, Placement) and model.lower_need is not None and state.is_making_room(model):
+        room.take(model, found)  # what looked free was not enough: nothing less than all that can go will do
     elif isinstance(found, Placement):
         room.take(model, found)
         result.reservations.append((model, found))
@@ -181,12 +183,13 @@ def _worth(state: State, now: float, model: Model) -> tuple[float, float]:
 def startable(state: State, now: float) -> tuple[list[Replica], float | None]:
     """The reserved replicas whose load may begin, and when to look again at the others.
 
-    One load per GPU at a time, since each child reads the free memory once and fits itself into it.
+    One load per GPU at a time, until its memory is allocated, since each child reads the free memory once and fits
+    itself into it. One that takes too long does not keep others any longer.
     """
     locked: dict[DeviceId, float] = {}
     for replica in state.replicas.values():
-        if replica.state is ReplicaState.STARTING and replica.started is not None:
-            _lock(locked, replica, replica.started + state.policy.load_lock)
+        if replica.state is ReplicaState.STARTING and replica.started is not None and not replica.allocated:
+            _lock(locked, replica, replica.started + state.load_lock(replica.model))
     chosen: list[Replica] = []
     wake: float | None = None
     for replica in state.replicas.values():
@@ -195,7 +198,7 @@ def startable(state: State, now: float) -> tuple[list[Replica], float | None]:
         until = max((locked.get(gpu, now) for gpu in replica.placement.gpus), default=now)
         if until <= now:
             chosen.append(replica)
-            _lock(locked, replica, now + state.policy.load_lock)
+            _lock(locked, replica, now + state.load_lock(replica.model))
         else:
             wake = until if wake is None else min(wake, until)
     return chosen, wake

@@ -12,7 +12,15 @@ from typing import NamedTuple
 from router.core.experience import Average, Experience
 from router.core.failures import FailureRecord
 from router.core.ledger import Ledger
-from router.core.lifecycle import HEALTH_TRANSITIONS, REPLICA_TRANSITIONS, Health, ReplicaState, outward, step
+from router.core.lifecycle import (
+    HEALTH_TRANSITIONS,
+    LEAVING,
+    REPLICA_TRANSITIONS,
+    Health,
+    ReplicaState,
+    outward,
+    step,
+)
 from router.core.queue import TicketQueue
 from router.core.types import LeaseId, ModelSpec, Need, Placement, Policy, ReplicaId, Status, Ticket
 
@@ -43,6 +51,8 @@ class Replica:
     Attributes:
         leases: what runs on it.
         busy: slots that they take together.
+        allocated: its load has all the memory that it takes.
+        cut: what llama.cpp has left out to make it fit, in words.
         since: when it came into its state.
     """
 
@@ -59,6 +69,8 @@ class Replica:
     last_used: float = 0.0
     reason: str = ""
     makes_room_for: str | None = None
+    allocated: bool = False
+    cut: str = ""
     since: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +79,11 @@ class Replica:
     def to(self, state: ReplicaState, now: float) -> None:
         self.state = step(REPLICA_TRANSITIONS, self.state, state)
         self.since = now
+
+    @property
+    def has_worked(self) -> bool:
+        """Whether it has had a lease, so that what it is seen to hold is what it holds at work."""
+        return self.ready is not None and self.last_used > self.ready
 
     def has_room_for(self, ticket: Ticket) -> bool:
         """Whether it serves, and has the slots free that the ticket takes."""
@@ -82,6 +99,7 @@ class Model:
         abandoned: its last load was given up because nobody waited for it any more.
         promised: another makes room for it, or did.
         yielded: when it last made room for another while it had work.
+        lower_need: what was thought that it takes, while it is tried with more after it ran out of memory.
     """
 
     spec: ModelSpec
@@ -99,11 +117,21 @@ class Model:
     abandoned: bool = False
     promised: bool = False
     yielded: float = -math.inf
+    lower_need: Need | None = None
 
     @classmethod
     def of(cls, spec: ModelSpec, policy: Policy) -> Model:
         queue, failures = TicketQueue(policy.priority_offsets, spec.slots), FailureRecord(policy)
-        return cls(spec, queue, failures, spec.need, Experience(spec.need.total))
+        return cls(spec, queue, failures, spec.need, Experience(spec.need.total, Average(spec.load_seconds)))
+
+    def raise_need(self, need: Need) -> None:
+        """Try it with more; `lower` takes that back."""
+        self.lower_need, self.need = self.need, need
+
+    def lower(self) -> None:
+        """More memory did not help: what was thought before stands."""
+        if self.lower_need is not None:
+            self.need, self.lower_need = self.lower_need, None
 
     def to(self, health: Health) -> None:
         self.health = step(HEALTH_TRANSITIONS, self.health, health)
@@ -208,6 +236,16 @@ class State:
             replica.state is ReplicaState.RESERVED or replica.makes_room_for is not None
             for replica in self.replicas.values()
         )
+
+    def load_lock(self, model: str) -> float:
+        """Seconds for which a load of this model may keep others off its GPUs."""
+        known = self.models[model].experience.load.value
+        return self.policy.load_lock if known is None else 2 * known
+
+    def is_making_room(self, model: Model) -> bool:
+        """Whether others are on their way out of memory for this one."""
+        name = model.spec.name
+        return any(replica.makes_room_for == name and replica.state in LEAVING for replica in self.replicas.values())
 
     def next_claim(self) -> float:
         """When the first claim of a model without a replica falls due, or fell; infinite when there is none."""

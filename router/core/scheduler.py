@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
+from router.core.appetite import Appetite
 from router.core.fleet import Fleet
 from router.core.forecast import expected_wait, obstacle
 from router.core.grants import Grants
-from router.core.learning import observed_need
 from router.core.ledger import Ledger
 from router.core.lifecycle import LEAVING, Health, ReplicaState
 from router.core.liveness import Patience, troubles
@@ -26,6 +28,7 @@ from router.core.types import (
     DeviceReading,
     DeviceView,
     Evicted,
+    Exhaustion,
     LeaseId,
     LinePlace,
     ModelSpec,
@@ -38,6 +41,8 @@ from router.core.types import (
     WakeAt,
 )
 from router.core.view import model_view
+
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 class Scheduler:
@@ -54,6 +59,7 @@ class Scheduler:
         self._out = Outbox()
         self._fleet = Fleet(self._state, self._out)
         self._grants = Grants(self._state, self._out)
+        self._appetite = Appetite(self._state, self._out, self._fleet)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -122,17 +128,22 @@ class Scheduler:
         *,
         readings: Iterable[DeviceReading],
         usage: Mapping[DeviceId, int],
+        peak: Mapping[DeviceId, int] = _NOTHING,
+        cut: str = "",
     ) -> list[Command]:
         """A child serves. Its waiters are granted before anything else is decided.
 
-        The devices' readings and what the child holds are of the same moment, after its load.
+        The devices' readings and what the child holds are of the same moment, after its load; `peak` is the most that
+        it ever held, and `cut` what llama.cpp has left out to make it fit.
         """
         replica = self._replicas.get(replica_id)
         if replica is None or replica.state is not ReplicaState.STARTING:
             return []
         self._ledger.observe_devices(readings)
         self._ledger.observe_replica(replica_id, usage)
+        self._ledger.observe_peak(replica_id, peak)
         replica.to(ReplicaState.READY, now)
+        replica.cut = cut
         replica.ready = replica.last_used = now
         replica.slots = slots
         model = self._models[replica.model]
@@ -141,29 +152,58 @@ class Scheduler:
         model.abandoned = False
         if replica.started is not None:
             model.experience.load.note(now - replica.started)
-        self._ledger.settle(replica_id)
-        self._learn(model, replica)
+        self._appetite.loaded(replica)
         self._out.touch(model)
         self._grants.serve(model, now)
         return self._conclude(now)
 
+    def replica_projected(self, replica_id: ReplicaId, gpu: int, host: int, now: float) -> list[Command]:
+        """A child that is being loaded has announced what it will allocate, in bytes."""
+        replica = self._replicas.get(replica_id)
+        if replica is None or replica.state is not ReplicaState.STARTING:
+            return []
+        return self._conclude(now) if self._appetite.projected(replica, gpu, host) else []
+
+    def replica_allocated(self, replica_id: ReplicaId, now: float) -> list[Command]:
+        """A child that is being loaded has all the memory that the load takes: the next may begin."""
+        replica = self._replicas.get(replica_id)
+        if replica is None or replica.state is not ReplicaState.STARTING or replica.allocated:
+            return []
+        replica.allocated = True
+        return self._conclude(now)
+
     def replica_exited(
-        self, replica_id: ReplicaId, reason: str, now: float, *, timed_out: bool = False
+        self,
+        replica_id: ReplicaId,
+        reason: str,
+        now: float,
+        *,
+        timed_out: bool = False,
+        exhausted: Exhaustion | None = None,
+        peak: Mapping[DeviceId, int] = _NOTHING,
     ) -> list[Command]:
-        """A child is gone, asked to or not; its leases are gone with it. `timed_out`: it was too slow to load."""
+        """A child is gone, asked to or not; its leases are gone with it.
+
+        Args:
+            timed_out: it was too slow to load.
+            exhausted: it ran out of this memory.
+            peak: the most that it ever held.
+        """
         replica = self._replicas.get(replica_id)
         if replica is None or replica.state in (ReplicaState.RECLAIMING, ReplicaState.GONE):
             return []
         before = replica.state
         replica.to(ReplicaState.RECLAIMING, now)
+        self._ledger.observe_peak(replica_id, peak)
         self._grants.forget(replica)
         model = self._models[replica.model]
         if not self._closing:
             if before is ReplicaState.STARTING:
-                self._load_failed(model, reason, now, timed_out=timed_out)
+                if exhausted is None or not self._appetite.raise_after(replica, exhausted, reason, now):
+                    self._load_failed(model, reason, now, timed_out=timed_out)
             elif before is ReplicaState.READY:
                 self._crashed(model, replica, reason, now)
-        self._learn(model, replica)
+        self._appetite.ended(replica)
         self._out.touch(model)
         self._wake(now)
         return self._out.flush()
@@ -183,12 +223,18 @@ class Scheduler:
         return self._conclude(now)
 
     def memory_observed(
-        self, readings: Iterable[DeviceReading], usage: Mapping[ReplicaId, Mapping[DeviceId, int]], now: float
+        self,
+        readings: Iterable[DeviceReading],
+        usage: Mapping[ReplicaId, Mapping[DeviceId, int]],
+        now: float,
+        *,
+        peaks: Mapping[ReplicaId, Mapping[DeviceId, int]] = _NOTHING,
     ) -> list[Command]:
-        """What the devices show, and what each replica's processes hold."""
+        """What the devices show, what each replica's processes hold, and the most that they ever held."""
         self._ledger.observe_devices(readings)
         for replica_id, held in usage.items():
-            self._ledger.observe_replica(replica_id, held)
+            if replica_id in self._replicas:
+                self._appetite.observed(self._replicas[replica_id], held, peaks.get(replica_id, _NOTHING))
         self._replan(now)
         return self._out.flush()
 
@@ -226,6 +272,7 @@ class Scheduler:
         """Forget a model's failures."""
         model = self._models[name]
         model.failures.clear()
+        model.lower()
         if model.health is not Health.AVAILABLE:
             self._recover(model)
         return self._conclude(now)
@@ -293,6 +340,7 @@ class Scheduler:
         for replica in decided.revived:
             self._revive(replica, now)
         for model, message in decided.impossible:
+            model.lower()
             model.want, model.reason = Want.NO, f"cannot fit: {message}"
             self._grants.turn_away(model, RejectCode.TOO_LARGE, f"Model '{model.spec.name}' {model.reason}")
             self._out.touch(model)
@@ -319,15 +367,12 @@ class Scheduler:
         model.yielded = -math.inf
         self._grants.serve(model, now)
 
-    def _learn(self, model: Model, replica: Replica) -> None:
-        if replica.ready is not None:
-            model.need = observed_need(model.need, self._ledger.peak(replica.id), model.spec.need.reserve)
-
     # -- failures ----------------------------------------------------------------------------------------------------
 
     def _load_failed(self, model: Model, reason: str, now: float, *, timed_out: bool) -> None:
         if model.want is not Want.RESTART:
             model.want = Want.NO  # whoever wanted it has been told
+        model.lower()
         model.note_failure(f"failed to load: {reason}", now)
         code, retry_after = RejectCode.LOAD_FAILED, None
         if timed_out and model.retry_at is not None:

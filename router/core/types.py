@@ -52,6 +52,14 @@ class Obstacle(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Exhaustion:
+    """The kind of memory that a child did not get enough of, and the bytes that it asked for at last; 0 = not told."""
+
+    kind: DeviceKind
+    asked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """A memory that models live in.
 
@@ -82,20 +90,42 @@ class DeviceReading:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """GPUs that a model's own flags settle on, by their position in `gpu_devices`; by default none.
+
+    Attributes:
+        gpus: these, in this order; empty = any.
+        shares: proportions in which they hold it; empty = as the placement sees fit.
+        alone: it is never spread over several.
+        numbered: the flags number the GPUs, so that the child has to see all of them.
+    """
+
+    gpus: tuple[int, ...] = ()
+    shares: tuple[float, ...] = ()
+    alone: bool = False
+    numbered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
     """What one replica is expected to take.
 
     Attributes:
-        gpu: bytes on accelerators, 0 for a model that runs on the CPU.
+        gpu: bytes on accelerators if it is on one of them, 0 for a model that runs on the CPU.
         host: bytes of host RAM.
         reserve: further bytes of host RAM it may grow into after it is ready (the prompt cache).
-        source: where the figures come from, e.g. `file size` or `observed`.
+        source: where the figures come from: `file size`, `formula`, `projected`, `learned`, `observed` or `raised`.
+        each: bytes that each GPU beyond the first adds: its context, its compute buffer, a layer that is not cut.
+        spare: bytes that it can do without by a shorter context, where the flags leave its length open.
     """
 
     gpu: int
     host: int
     reserve: int = 0
     source: str = "file size"
+    each: int = 0
+    spare: int = 0
+    pin: Pin = Pin()
 
     @property
     def total(self) -> int:
@@ -104,10 +134,23 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a replica goes: bytes booked on each device, and the part of the host's that is growth reserve."""
+    """Where a replica goes.
+
+    Attributes:
+        bytes: booked on each device.
+        reserve: the part of the host's that is for growth.
+        whole: all of it is where it should be, in memory that is free. Otherwise llama.cpp has to make it fit.
+        shares: proportions of a model that is spread over several GPUs, in their order; empty = its flags tell.
+        visible: GPUs that the child may see, if they are more than those it is placed on.
+        squeeze: the part of `Need.spare` that it has to do without in RAM, 0 to 1.
+    """
 
     bytes: Mapping[DeviceId, int]
     reserve: int = 0
+    whole: bool = True
+    shares: tuple[int, ...] = ()
+    visible: tuple[DeviceId, ...] = ()
+    squeeze: float = 0.0
 
     @property
     def gpus(self) -> tuple[DeviceId, ...]:
@@ -125,6 +168,7 @@ class ModelSpec:
         pinned: once in memory it stays: it neither makes room for others nor goes for being idle.
         evict_cost: how much dearer than its measured load its eviction is to be taken; 1 = just as dear.
         exclusive_with: models that must not be in memory together with it; it is enough if one of two names the other.
+        load_seconds: what its loads took in earlier runs, as far as that was seen.
     """
 
     name: str
@@ -134,6 +178,7 @@ class ModelSpec:
     pinned: bool = False
     evict_cost: float = 1.0
     exclusive_with: frozenset[str] = frozenset()
+    load_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +303,7 @@ class ModelView:
         load_seconds, service_seconds: what its loads and its requests take, as far as that was seen.
         booked, seen: bytes per device; `estimate` is what would be booked for the next load.
         retry_at: when a model that failed will be tried again.
+        cut: what llama.cpp has left out of the model in memory to make it fit, in words.
     """
 
     name: str
@@ -281,6 +327,7 @@ class ModelView:
     expected_wait: float = 0.0
     load_seconds: float | None = None
     service_seconds: float | None = None
+    cut: str = ""
 
     @property
     def queue_depth(self) -> int:
@@ -330,7 +377,8 @@ class Policy:
         restart_grace: a child that dies after this many seconds of READY restarts at once, uncounted.
         failure_limit, failure_window: so many failures within so many seconds make a model FAILED.
         backoff_base, backoff_cap: first and longest pause after a failure; doubles in between.
-        load_lock: seconds after which a load no longer keeps others off its GPUs.
+        load_lock: seconds after which a load that has not allocated its memory no longer keeps others off its GPUs, if
+            it is not known how long it takes; twice as long as it takes otherwise.
     """
 
     max_models: int = 3

@@ -36,4 +36,5 @@ def model_view(state: State, model: Model, now: float) -> ModelView:
         expected_wait=expected_wait(state, model, model.queue.width, now),
         load_seconds=model.experience.load.value,
         service_seconds=model.experience.service.value,
+        cut="" if replica is None else replica.cut,
     )

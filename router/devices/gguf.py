@@ -213,6 +213,7 @@ class _Reader:
         self._chunk = b""
         self._at = 0  # in the chunk; may lie behind its end after a skip
         self._skipped = 0
+        self.where = "the header"
 
     @property
     def position(self) -> int:
@@ -264,7 +265,7 @@ class _Reader:
     def _check(self, count: int) -> None:
         end = self.position + count
         if end > self.size:
-            raise _Malformed(f"cut short: the header goes on after the file's {self.size:,} bytes; download it again")
+            raise _Malformed(f"cut short: {self.where} goes on after the file's {self.size:,} bytes; download it again")
         if end > MAX_HEADER_BYTES:
             raise _Malformed(f"its header is longer than {MAX_HEADER_BYTES:,} bytes")
 
@@ -309,6 +310,7 @@ class _Parser:
         key = self.reader.string(MAX_KEY_BYTES, "a metadata key")
         if not key or key in self.metadata:
             raise _Malformed(f"metadata key {key!r} stands there twice" if key else "a metadata key is empty")
+        self.reader.where = f"the value of {key!r}"
         kind = self.reader.number("I")
         if kind == _ARRAY:
             self.metadata[key] = self._array(key)
@@ -339,6 +341,7 @@ class _Parser:
         return value
 
     def _raw_tensors(self, count: int) -> list[_RawTensor]:
+        self.reader.where = "the table of tensors"
         tensors = [self._raw_tensor() for _ in range(count)]
         if len({tensor.name for tensor in tensors}) != count:
             raise _Malformed("two tensors have the same name")

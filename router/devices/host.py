@@ -170,3 +170,37 @@ def _rss(process: psutil.Process) -> int | None:
         return 0
     except psutil.AccessDenied:
         return None
+
+
+def peak_rss(pid: int, proc: Path = Path("/proc")) -> int | None:
+    """The most RAM that a process and its descendants ever held, each at its own time; None where no count is kept.
+
+    Source: `VmHWM` of `/proc/<pid>/status`. Those that have ended meanwhile are not counted.
+    """
+    tree = process_tree(pid)
+    peaks = [_peak(proc / str(member) / "status") for member in (tree.pids if tree is not None else ())]
+    found = [peak for peak in peaks if peak is not None]
+    return sum(found) if found else None
+
+
+def _peak(status: Path) -> int | None:
+    try:
+        return _figures(status, scale=1024).get("VmHWM")
+    except OSError:  # it has ended, or this is not Linux
+        return None
+
+
+def repacked_types(proc: Path = Path("/proc")) -> frozenset[str]:
+    """ggml's types of weights that llama.cpp rearranges for this machine's CPU, which takes a copy of them.
+
+    Source: llama.cpp b11434, `ggml/src/ggml-cpu/repack.cpp`, `ggml_repack_get_optimal_repack_type`.
+    """
+    try:
+        words = frozenset((proc / "cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return frozenset()
+    if {"i8mm", "asimddp"} & words:
+        return frozenset({"Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL"})
+    if "avx2" not in words:
+        return frozenset()
+    return frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"} | ({"Q2_K"} if "avx512f" in words else set()))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 from router.core.types import HOST, Device, DeviceId, DeviceReading
-from router.devices.host import HostMemory, process_tree
+from router.devices.host import HostMemory, peak_rss, process_tree
 from router.devices.nvml import Gpus, Nvml
 from router.devices.worker import Worker
 
@@ -110,6 +110,13 @@ class SystemDevices:
         except Exception:  # noqa: BLE001  a port that never raises
             on_gpus = {}
         return {**on_gpus, HOST: tree.rss}
+
+    async def high_water(self, pid: int) -> Mapping[DeviceId, int]:
+        try:
+            peak = await self._ram.run(lambda: peak_rss(pid), self._deadline)
+        except Exception:  # noqa: BLE001  a port that never raises
+            return {}
+        return {} if peak is None else {HOST: peak}
 
     async def _read_gpus(self) -> tuple[DeviceReading, ...]:
         try:

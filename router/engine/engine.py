@@ -37,7 +37,16 @@ from router.core.types import (
 )
 from router.engine.lease import Lease
 from router.engine.limits import Limits
-from router.engine.ports import Child, ChildExit, ConversationEvent, DeviceMonitor, Launcher, Observer, Upstream
+from router.engine.ports import (
+    Child,
+    ChildExit,
+    ConversationEvent,
+    DeviceMonitor,
+    Launcher,
+    LoadProgress,
+    Observer,
+    Upstream,
+)
 from router.engine.read_ahead import ReadAhead, spare_ram
 from router.engine.refusal import error_of
 from router.engine.supervisor import Supervisor
@@ -359,6 +368,12 @@ class Engine:
 
     # -- events of supervisors and leases ----------------------------------------------------------------------------
 
+    def load_progressed(self, supervisor: Supervisor, progress: LoadProgress) -> None:
+        if progress.projected is not None:
+            self._apply(self._scheduler.replica_projected(supervisor.replica, *progress.projected, self.clock()))
+        if progress.allocated:
+            self._apply(self._scheduler.replica_allocated(supervisor.replica, self.clock()))
+
     def replica_ready(self, supervisor: Supervisor, slots: int) -> None:
         now = self.clock()
         seconds = now - self._load_started.pop(supervisor.replica, now)
@@ -367,7 +382,13 @@ class Engine:
         self._observer.load_phases(supervisor.model, supervisor.phases)
         self._apply(
             self._scheduler.replica_ready(
-                supervisor.replica, slots, now, readings=supervisor.readings, usage=supervisor.held
+                supervisor.replica,
+                slots,
+                now,
+                readings=supervisor.readings,
+                usage=supervisor.held,
+                peak=supervisor.peak,
+                cut=supervisor.progress.cut,
             )
         )
 
@@ -377,7 +398,16 @@ class Engine:
         if supervisor.child is not None:
             self._last_words[supervisor.model] = supervisor.child.tail(_LAST_WORDS)
         started = self._load_started.pop(supervisor.replica, None)
-        self._apply(self._scheduler.replica_exited(supervisor.replica, ended.reason, now, timed_out=ended.timed_out))
+        self._apply(
+            self._scheduler.replica_exited(
+                supervisor.replica,
+                ended.reason,
+                now,
+                timed_out=ended.timed_out,
+                exhausted=ended.exhausted,
+                peak=supervisor.peak,
+            )
+        )
         after = self.view(supervisor.model)
         if started is not None and after.status is Status.FAILED:
             self._observer.load_finished(supervisor.model, now - started, ok=False)
@@ -421,7 +451,8 @@ class Engine:
         readings = await self._monitor.read()
         supervisors = list(self._supervisors.values())
         usage = {supervisor.replica: await supervisor.observe(readings) for supervisor in supervisors}
-        self._apply(self._scheduler.memory_observed(readings, usage, self.clock()))
+        peaks = {supervisor.replica: supervisor.peak for supervisor in supervisors}
+        self._apply(self._scheduler.memory_observed(readings, usage, self.clock(), peaks=peaks))
 
     def _child(self, model: str) -> Child | None:
         supervisor = self._supervisors.get(self.view(model).replica or 0)

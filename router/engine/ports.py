@@ -9,7 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from router.core.types import Device, DeviceId, DeviceReading, ModelView, Placement, Priority, ReplicaId, Status
+from router.core.types import (
+    Device,
+    DeviceId,
+    DeviceReading,
+    Exhaustion,
+    ModelView,
+    Placement,
+    Priority,
+    ReplicaId,
+    Status,
+)
 from router.wire.pool import Pool
 
 # Until the process runs; until it has read its model and serves; until its conversations are back and it is granted.
@@ -60,11 +70,28 @@ class ChildExit:
         reason: a sentence for people: the child's own words where it left any, e.g.
             `llama-server exited with code 1: unable to allocate CPU buffer`.
         timed_out: it was ended because it took too long to become ready, and may be faster another time.
+        exhausted: the memory that it did not get enough of, if that was why.
     """
 
     code: int
     reason: str
     timed_out: bool = False
+    exhausted: Exhaustion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """What a child has told of its load so far.
+
+    Attributes:
+        projected: (bytes on GPUs, bytes in RAM) that it means to take, told before it allocates them.
+        allocated: it has all the memory that the load takes.
+        cut: what llama.cpp has cut to make it fit, in words; empty for nothing.
+    """
+
+    projected: tuple[int, int] | None = None
+    allocated: bool = False
+    cut: str = ""
 
 
 class LaunchError(Exception):
@@ -82,6 +109,10 @@ class Child(Protocol):
 
     @property
     def upstream(self) -> Upstream: ...
+
+    @property
+    def progress(self) -> LoadProgress:
+        """What it has told of its load so far."""
 
     async def ready(self) -> int:
         """Wait until it can serve and is proved to be ours; returns its number of slots (≥ 1).
@@ -141,6 +172,9 @@ class DeviceMonitor(Protocol):
 
     async def usage(self, pid: int) -> Mapping[DeviceId, int]:
         """Bytes held by this process and its descendants per device; devices that cannot tell are left out."""
+
+    async def high_water(self, pid: int) -> Mapping[DeviceId, int]:
+        """The most that they ever held, where somebody keeps count of it; other devices are left out."""
 
 
 class Observer(Protocol):

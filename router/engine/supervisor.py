@@ -19,6 +19,7 @@ from router.engine.ports import (
     Launcher,
     LaunchError,
     LoadPhase,
+    LoadProgress,
 )
 from router.engine.slot_watch import SlotWatch
 from router.errors import RouterError
@@ -26,6 +27,7 @@ from router.errors import RouterError
 _log = logging.getLogger(__name__)
 
 _RECLAIM_INTERVAL = 0.1
+_PROGRESS_INTERVAL = 0.05
 # Of what a replica was seen to hold on a GPU, the part that must be free again before it counts as given back.
 _RECLAIMED_SHARE = 0.9
 
@@ -34,6 +36,8 @@ T = TypeVar("T")
 
 class SupervisorEvents(Protocol):
     """What a supervisor reports; implemented by the engine."""
+
+    def load_progressed(self, supervisor: Supervisor, progress: LoadProgress) -> None: ...
 
     def replica_ready(self, supervisor: Supervisor, slots: int) -> None: ...
 
@@ -70,6 +74,10 @@ class Supervisor:
         # The last observation while the child lived: what it held, and what the devices showed then.
         self.held: Mapping[DeviceId, int] = {}
         self.readings: tuple[DeviceReading, ...] = ()
+        # The most it ever held, where the kernel keeps count of it.
+        self.peak: Mapping[DeviceId, int] = {}
+        # What it has told of its load so far.
+        self.progress = LoadProgress()
         self.phases: dict[LoadPhase, float] = {}
         self._launcher = launcher
         self._monitor = monitor
@@ -116,7 +124,12 @@ class Supervisor:
             return {}
         self.held = self._measured | dict(await self._monitor.usage(self.child.pid))
         self.readings = readings
+        await self._note_peak(self.child)
         return self.held
+
+    async def _note_peak(self, child: Child) -> None:
+        # A process that is gone has no mark any more, so that the last one seen stands.
+        self.peak = {**self.peak, **await self._monitor.high_water(child.pid)}
 
     async def _verdict(self) -> ChildExit:
         try:
@@ -154,6 +167,7 @@ class Supervisor:
             began = monotonic()
             saved = await _first(self._hurry(), child.save_conversations())
             self._events.conversations(self, "saved", saved, monotonic() - began)
+        await self._note_peak(child)
         return await child.stop(grace=self._grace)
 
     async def _hurry(self) -> int:
@@ -165,7 +179,7 @@ class Supervisor:
         limit, began = self._limits.load_timeout, monotonic()
         try:
             async with asyncio.timeout(limit):
-                slots = await child.ready()
+                slots = await self._load(child, before)
         except TimeoutError:
             return ChildExit(1, f"was not ready within {limit:g} s (load_timeout_sec)", timed_out=True)
         except LaunchError as error:
@@ -173,10 +187,31 @@ class Supervisor:
         serves = monotonic()
         restored = await child.restore_conversations()
         self._events.conversations(self, "restored", restored, monotonic() - serves)
-        await self._measure(child, before)
+        if not self.progress.allocated:
+            await self._measure(child, before)
+        await self.observe(await self._monitor.read())
         self.phases |= {"read": serves - began, "ready": monotonic() - serves}
         self._events.replica_ready(self, slots)
         return await _first(self._check_health(child), watch.run())
+
+    async def _load(self, child: Child, before: Mapping[DeviceId, int]) -> int:
+        """Wait until it is ready, and pass on what it tells meanwhile; returns its slots."""
+        ready = asyncio.create_task(child.ready())
+        try:
+            while not (await asyncio.wait((ready,), timeout=_PROGRESS_INTERVAL))[0]:
+                await self._note_progress(child, before)
+            await self._note_progress(child, before)
+            return ready.result()
+        finally:
+            ready.cancel()
+            await asyncio.gather(ready, return_exceptions=True)
+
+    async def _note_progress(self, child: Child, before: Mapping[DeviceId, int]) -> None:
+        last, self.progress = self.progress, child.progress
+        if self.progress.allocated and not last.allocated:
+            await self._measure(child, before)  # from here on the next load may change the same devices
+        if self.progress != last:
+            self._events.load_progressed(self, self.progress)
 
     async def _check_health(self, child: Child) -> ChildExit:
         failures = 0
@@ -197,7 +232,6 @@ class Supervisor:
         shown = await self._monitor.usage(child.pid)
         after = await self._gpu_used()
         self._measured = {gpu: max(0, used - before.get(gpu, used)) for gpu, used in after.items() if gpu not in shown}
-        await self.observe(await self._monitor.read())
 
     async def _reclaim(self) -> None:
         """Wait until the GPUs show the dead child's memory as free, or until the deadline.

@@ -40,7 +40,7 @@ def troubled(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     configured = {
         "slow-to-load": entry("--ready-after", "1"),
         "crashing": entry(
-            "--ready-after", "1", "--exit-code", "1", "--exit-message", "failed to allocate CUDA0 buffer"
+            "--ready-after", "0.5", "--exit-code", "1", "--exit-message", "failed to allocate CUDA0 buffer"
         ),
         "never-ready": entry("--never-ready"),
         "busy": entry("--token-delay", "0.02", "--tokens", "1000"),

@@ -161,3 +161,17 @@ async def test_after_close_nothing_raises_and_nvml_is_shut_down(nvml: FakeNvml) 
     assert nvml.opened == 0
     assert [reading.id for reading in await system.read()] == ["gpu:0", "gpu:1", HOST]
     assert await system.usage(os.getpid()) == {}
+
+
+async def test_the_high_water_mark_outlives_what_made_it(monitor: DeviceMonitor) -> None:
+    block = b"x" * (64 * MIB)
+    held = (await monitor.usage(os.getpid()))[HOST]
+    assert len(block) == 64 * MIB
+    del block
+    marks = await monitor.high_water(os.getpid())
+    assert marks.get(HOST, held) >= held - MIB  # the kernel counts some pages late
+    assert set(marks) <= {HOST}
+
+
+async def test_the_high_water_mark_of_a_process_that_is_gone(monitor: DeviceMonitor, gone: int) -> None:
+    assert await monitor.high_water(gone) == {}

@@ -10,6 +10,7 @@ Misbehaviour comes from flags (they may stand among a model's `flags`) or from t
 
     --ready-after S          ready S seconds after start   --never-ready           load for ever
     --exit-code N            end with N while loading      --exit-message TEXT     ... saying this on stderr
+    --oom-once FILE          run out of memory, once       --allocated             say that all is allocated
     --exit-after S           exit S seconds after ready    --lose-port             say the port is taken, and end
     --ignore-term            ignore SIGTERM                --fork-grandchild       `sleep` in the same process group
     --stderr-flood MIB       write so much to stderr       --long-line KIB         one line of this length
@@ -62,14 +63,15 @@ def option_parser() -> argparse.ArgumentParser:
     for name in ("metrics", "slots", "no-webui", "no-ui", "embedding", "jinja", "log-jsonl"):
         parser.add_argument(f"--{name}", action="store_true")
     for name in ("never-ready", "lose-port", "ignore-term", "fork-grandchild", "print-key", "ignore-key", "hang-health",
-                 "bad-sse"):  # fmt: skip
+                 "bad-sse", "allocated"):  # fmt: skip
         parser.add_argument(f"--{name}", action="store_true", default=_environ(name) == "1")
     for name in ("ready-after", "token-delay", "prefill-delay", "exit-after", "prompt-ms"):
         parser.add_argument(f"--{name}", type=float, default=float(_environ(name) or 0))
     for name in ("exit-code", "stderr-flood", "long-line", "tokens", "crash-after-tokens", "stall-after-tokens",
                  "status"):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=int(_environ(name)) if _environ(name) else None)
-    parser.add_argument("--exit-message", default=_environ("exit-message"))
+    for name in ("exit-message", "oom-once"):
+        parser.add_argument(f"--{name}", default=_environ(name))
     parser.add_argument("--slot-save-path", default="")
     parser.add_argument("--slot-bytes", type=int, default=4)
     parser.add_argument("--slot-trouble", type=Path)
@@ -150,6 +152,12 @@ class FakeServer:
         if options.fork_grandchild:
             grandchild = subprocess.Popen(["sleep", "1000"])  # noqa: ASYNC220  a badly behaved program
             say(f"grandchild {grandchild.pid}")
+        if options.oom_once and not os.path.exists(options.oom_once):  # noqa: ASYNC240, PTH110  a program of its own
+            with open(options.oom_once, "w"):  # noqa: ASYNC230, PTH123
+                say("alloc_tensor_range: failed to allocate CPU buffer of size 1048576")
+            os._exit(1)
+        if options.allocated:
+            say("cmn          init: llama threadpool init, n_threads = 1")
         if options.never_ready:
             await asyncio.Event().wait()
         await asyncio.sleep(options.ready_after - age())

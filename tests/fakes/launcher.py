@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from router.core.types import HOST, Device, DeviceId, DeviceKind, DeviceReading, Placement, ReplicaId
-from router.engine.ports import ChildExit, LaunchError, SlotReading, Upstream
+from router.core.types import HOST, Device, DeviceId, DeviceKind, DeviceReading, Exhaustion, Placement, ReplicaId
+from router.engine.ports import ChildExit, LaunchError, LoadProgress, SlotReading, Upstream
 from router.wire.pool import Pool
 
 GIB = 1024**3
@@ -28,6 +28,7 @@ class FakeChild:
         self.kept = 0  # conversations that it saves and restores
         self.saves = 0
         self.hold_save: asyncio.Event | None = None
+        self.progress = LoadProgress()
         self.is_healthy = True
         self.health_checks = 0
         self.stops: list[float] = []
@@ -45,9 +46,9 @@ class FakeChild:
         if not self._ready.done():
             self._ready.set_result(None)
 
-    def die(self, reason: str = "killed", code: int = -9) -> None:
+    def die(self, reason: str = "killed", code: int = -9, *, exhausted: Exhaustion | None = None) -> None:
         if not self._exit.done():
-            self._exit.set_result(ChildExit(code, reason))
+            self._exit.set_result(ChildExit(code, reason, exhausted=exhausted))
 
     async def ready(self) -> int:
         await asyncio.wait((self._ready, self._exit), return_when=asyncio.FIRST_COMPLETED)
@@ -130,12 +131,29 @@ class FakeLauncher:
 
 
 class FakeDevices:
-    """16 GiB of RAM of which nobody takes any."""
+    """16 GiB of RAM of which nobody takes any, and GPUs made to order.
 
-    devices = (Device(HOST, DeviceKind.HOST, None, "RAM", 16 * GIB, 16 * GIB),)
+    Attributes:
+        held: bytes on GPUs by pid, of our children and of strangers; a test writes them.
+        looks: how often they were read.
+    """
+
+    def __init__(self, *gpus_gib: int) -> None:
+        gpus = (
+            Device(f"gpu:{index}", DeviceKind.GPU, index, f"GPU {index}", gib * GIB, gib * GIB)
+            for index, gib in enumerate(gpus_gib)
+        )
+        self.devices = (*gpus, Device(HOST, DeviceKind.HOST, None, "RAM", 16 * GIB, 16 * GIB))
+        self.held: dict[int, dict[DeviceId, int]] = {}
+        self.looks = 0
 
     async def read(self) -> tuple[DeviceReading, ...]:
-        return (DeviceReading(HOST, 16 * GIB, 0, 16 * GIB),)
+        self.looks += 1
+        used = {device.id: sum(held.get(device.id, 0) for held in self.held.values()) for device in self.devices}
+        return tuple(DeviceReading(d.id, d.total, used[d.id], d.total - used[d.id]) for d in self.devices)
 
     async def usage(self, pid: int) -> Mapping[DeviceId, int]:
+        return {HOST: GIB // 2, **self.held.get(pid, {})}
+
+    async def high_water(self, pid: int) -> Mapping[DeviceId, int]:
         return {HOST: GIB // 2}

@@ -132,7 +132,7 @@ def test_a_state_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path:
 def test_what_was_learned_about_memory_survives_a_restart(folder: Path) -> None:
     port = free_port()
     (folder / ".llama-router" / "learned.json").unlink()
-    for source in ("file size", "learned"):
+    for source in ("formula", "learned"):
         with launched(folder, port, "--port", str(port)) as router:
             estimate = router.client.get("/vram").json()["models"]["demo-embed"]["estimate"]
             assert estimate["source"] == source

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from router.core.lifecycle import ReplicaState
-from router.core.types import DeviceReading, Policy, Priority
+from router.core.types import DeviceKind, DeviceReading, Exhaustion, Policy, Priority
 from tests.support.drive import GIB, Drive, cpu_model, gpu, gpu_model, host
 
 MODELS = [
@@ -106,14 +106,19 @@ class RouterMachine(RuleBasedStateMachine):
                 self.look()
                 self.drive.reclaim(self.drive.replica(model))
 
-    @rule(data=st.data(), reclaim=st.booleans())
-    def crash(self, data: st.DataObject, reclaim: bool) -> None:
+    @rule(data=st.data(), reclaim=st.booleans(), short_of=st.sampled_from([None, *DeviceKind]))
+    def crash(self, data: st.DataObject, reclaim: bool, short_of: DeviceKind | None) -> None:
         alive = (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING)
         if (model := self.draw_in(data, *alive)) is not None:
-            self.drive.exit(model, reclaim=False)
+            self.drive.exit(model, reclaim=False, exhausted=None if short_of is None else Exhaustion(short_of))
             if reclaim:
                 self.look()
                 self.drive.reclaim(self.drive.replica(model))
+
+    @rule(data=st.data())
+    def allocated(self, data: st.DataObject) -> None:
+        if (model := self.draw_in(data, ReplicaState.STARTING)) is not None:
+            self.drive.allocated(model)
 
     @rule(data=st.data())
     def reclaimed(self, data: st.DataObject) -> None:

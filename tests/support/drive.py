@@ -13,6 +13,7 @@ from router.core.types import (
     DeviceKind,
     DeviceReading,
     Evicted,
+    Exhaustion,
     Grant,
     LeaseId,
     ModelSpec,
@@ -102,11 +103,24 @@ class Drive:
         replica = self.replica(model)
         self.take(self.scheduler.replica_ready(replica, slots, self.now, readings=self.readings, usage=self.usage))
 
-    def exit(self, model: str, reason: str = "gone", *, reclaim: bool = True) -> None:
+    def exit(
+        self, model: str, reason: str = "gone", *, reclaim: bool = True, exhausted: Exhaustion | None = None
+    ) -> None:
         replica = self.replica(model)
-        self.take(self.scheduler.replica_exited(replica, reason, self.now))
+        self.take(self.scheduler.replica_exited(replica, reason, self.now, exhausted=exhausted))
         if reclaim:
             self.reclaim(replica)
+
+    def allocated(self, model: str) -> None:
+        self.take(self.scheduler.replica_allocated(self.replica(model), self.now))
+
+    def observe(self, usage: Mapping[DeviceId, int] | None = None, *, of: str | None = None) -> None:
+        """Look at the devices, and at what one model's replica holds."""
+        held = {} if of is None else {self.replica(of): usage or {}}
+        self.take(self.scheduler.memory_observed(self.readings, held, self.now))
+
+    def need(self, model: str) -> Need:
+        return self.scheduler.view(model, self.now).estimate
 
     def reclaim(self, replica: ReplicaId) -> None:
         self.take(self.scheduler.replica_reclaimed(replica, self.now, readings=self.readings))

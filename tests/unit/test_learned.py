@@ -10,7 +10,7 @@ import pytest
 from router.config import ModelConfig
 from router.core.ledger import Ledger
 from router.core.records import Model, State
-from router.core.types import HOST, Device, DeviceKind, ModelSpec, ModelView, Need, Policy
+from router.core.types import HOST, Device, DeviceKind, ModelSpec, ModelView, Need, Pin, Policy
 from router.core.view import model_view
 from router.inventory import Entry
 from router.learned import FILE, LearnedMemory
@@ -75,3 +75,46 @@ def test_a_broken_file_costs_the_knowledge_only(content: str, entry: Entry, tmp_
 def test_a_folder_that_cannot_be_written_costs_the_knowledge_only(entry: Entry, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     LearnedMemory(tmp_path / "file" / "state", [entry], [RAM]).save()
+
+
+def test_flags_that_take_no_memory_may_change(entry: Entry, tmp_path: Path) -> None:
+    learned = LearnedMemory(tmp_path, [entry], [RAM])
+    learned.note(seen(entry, 0, 700))
+    learned.save()
+    flags = entry.config.model_copy(update={"flags": ("--temp", "0.2", "-c", "4096", "--seed=3")})
+    assert need(replace(entry, config=flags), tmp_path).source == "learned"
+
+
+def test_another_build_of_llama_cpp_is_another_matter(entry: Entry, tmp_path: Path) -> None:
+    learned = LearnedMemory(tmp_path, [entry], [RAM], "build 1")
+    learned.note(seen(entry, 0, 700))
+    learned.save()
+    again = [LearnedMemory(tmp_path, [entry], [RAM], build).apply(spec_of(entry)) for build in ("build 1", "build 2")]
+    assert [spec.need.source for spec in again] == ["learned", "file size"]
+
+
+def test_a_model_is_known_again_wherever_it_lies(entry: Entry, tmp_path: Path) -> None:
+    printed = replace(entry, fingerprint="abc")
+    learned = LearnedMemory(tmp_path, [printed], [RAM])
+    learned.note(seen(printed, 0, 700))
+    learned.save()
+    moved = tmp_path / "elsewhere.gguf"
+    entry.files[0].rename(moved)
+    assert need(replace(printed, files=(moved,)), tmp_path).source == "learned"
+    assert need(replace(printed, files=(moved,), fingerprint="def"), tmp_path) == entry.need
+
+
+def test_how_long_a_load_takes_is_kept(entry: Entry, tmp_path: Path) -> None:
+    learned = LearnedMemory(tmp_path, [entry], [RAM])
+    learned.note(replace(seen(entry, 0, 700), load_seconds=2.3456))
+    learned.save()
+    assert LearnedMemory(tmp_path, [entry], [RAM]).apply(spec_of(entry)).load_seconds == 2.35
+
+
+def test_what_the_flags_say_is_not_replaced_by_what_was_seen(entry: Entry, tmp_path: Path) -> None:
+    learned = LearnedMemory(tmp_path, [entry], [GPU])
+    learned.note(seen(entry, 600, 700))
+    learned.save()
+    pinned = replace(spec_of(entry), need=Need(9, 9, 50, each=7, spare=5, pin=Pin(gpus=(1,))))
+    found = LearnedMemory(tmp_path, [entry], [GPU]).apply(pinned).need
+    assert found == Need(600, 700, 50, "learned", each=7, spare=5, pin=Pin(gpus=(1,)))

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from router import __version__
 from router.api.exchange import configured_model
 from router.api.failures import ANYWHERE, failures
+from router.api.figures import MemoryEstimate
 from router.api.services import Services
 from router.config import RESERVED, RESERVED_ENDINGS
 
@@ -22,7 +23,7 @@ _STARTED = int(time.time())
 
 
 class ModelEntry(BaseModel):
-    """A model as OpenAI's SDKs know it, with its further names and its state."""
+    """A model as OpenAI's SDKs know it, with its further names, its state, and the memory that it takes."""
 
     id: str
     object: Literal["model"] = "model"
@@ -30,6 +31,7 @@ class ModelEntry(BaseModel):
     owned_by: str = "llama-router"
     aliases: list[str]
     status: str
+    memory: MemoryEstimate
 
 
 class ModelList(BaseModel):
@@ -87,4 +89,6 @@ async def nothing() -> Response:
 
 def _entry(services: Services, name: str) -> ModelEntry:
     aliases = list(services.settings.models[name].aliases)
-    return ModelEntry(id=name, aliases=aliases, status=services.engine.view(name).status.value)
+    view = services.engine.view(name)
+    memory = MemoryEstimate.of(view.estimate)
+    return ModelEntry(id=name, aliases=aliases, status=view.status.value, memory=memory)

@@ -19,6 +19,7 @@ async def test_all_are_listed_in_order(path: str, router: Site) -> None:
     assert [model["id"] for model in found["data"]] == list(MODELS)
     first = found["data"][0]
     assert first.pop("created") > 1_700_000_000
+    assert set(first.pop("memory")) == {"gpu_bytes", "host_bytes", "reserve_bytes", "source"}
     expected = {"id": "chat", "object": "model", "owned_by": "llama-router", "aliases": ["gpt-4o"], "status": "ready"}
     assert first == expected
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from router.backends.capabilities import Capabilities
-from router.backends.llama_argv import build_argv
+from router.backends.llama_argv import build_argv, shortened
 
 NEW = frozenset({"--cache-ram", "--metrics", "--slots", "--no-ui", "--no-webui"})
 
@@ -57,6 +57,11 @@ def test_an_old_build_gets_no_flag_that_it_does_not_know() -> None:
                                        "--port", "8085", "-np", "3"]  # fmt: skip
 
 
+@pytest.mark.parametrize(("flags", "wanted"), [((), 1), (("--log-file", "x"), 0), (("--log-jsonl",), 1)])
+def test_its_projection_is_asked_for(flags: tuple[str, ...], wanted: int) -> None:
+    assert argv(*flags, known=NEW | {"--log-jsonl"}).count("--log-jsonl") == wanted
+
+
 def test_the_page_is_off_by_the_name_this_build_knows() -> None:
     assert "--no-webui" not in argv()
     assert "--no-ui" in argv()
@@ -68,3 +73,36 @@ def test_user_flags_come_last_and_untouched() -> None:
     words = argv(*flags)
     assert words[-len(flags) :] == list(flags)
     assert words.count("--metrics") == 1
+
+
+FIT = NEW | {"--fit", "-lv"}
+
+
+def test_what_fits_whole_is_not_fitted_again() -> None:
+    words = argv(known=FIT, whole=("--fit", "off", "-c", "8192"))
+    assert value(words, "--fit") == "off"
+    assert value(words, "-c") == "8192"
+    assert "-lv" not in words
+
+
+def test_what_has_to_be_cut_says_so() -> None:
+    words = argv(known=FIT)
+    assert "--fit" not in words
+    assert value(words, "-lv") == "4"
+    assert value(argv("-lv", "2", known=FIT), "-lv") == "2"
+
+
+def test_flags_win_over_what_the_router_thinks_of_the_fit() -> None:
+    words = argv("-c", "1", known=FIT, whole=("--fit", "off", "-c", "8192"))
+    assert words.index("8192") < words.index("1")
+
+
+def test_the_split_is_told() -> None:
+    assert value(argv(shares=(19_500, 12_000)), "-ts") == "19500,12000"
+
+
+@pytest.mark.parametrize(
+    ("slots", "squeeze", "tokens"), [(1, 0.0, 32768), (1, 0.5, 18432), (4, 0.51, 17408), (1, 1.0, 4096)]
+)
+def test_a_shorter_context(slots: int, squeeze: float, tokens: int) -> None:
+    assert shortened((4096, 32768), slots, squeeze) == tokens

@@ -150,3 +150,15 @@ def test_every_alias_has_a_safe_file_name(alias: str) -> None:
     assert Path(name).name == name
     assert len(name) <= 255
     assert name.isascii()
+
+
+def test_what_a_child_announces_is_kept_until_another_starts(log: ChildLog) -> None:
+    announced = []
+    log.feed(b'{"type":"log","time":1,"level":"info","msg":"loading\\u202e\\n"}\n')
+    announced.append(log.load.projected)
+    log.feed(b'{"type":"fit_memory_breakdown","data":{"unit":"MiB","rows":[{"kind":"host","name":"Host","self":3}]}}\n')
+    announced.append(log.load.projected)
+    assert log.lines()[0] == "0.00.000.001 I loading"
+    log.start_over()
+    announced.append(log.load.projected)
+    assert announced == [None, (0, 3 * 1024**2), None]

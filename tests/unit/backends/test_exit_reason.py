@@ -2,7 +2,8 @@
 
 import pytest
 
-from router.backends.exit_reason import exit_reason, telling_line
+from router.backends.exit_reason import exhausted, exit_reason, telling_line
+from router.core.types import DeviceKind, Exhaustion
 
 CORRUPT = (
     "0.00.004.450 E common_fit_params: encountered an error while trying to fit params to free device memory",
@@ -71,3 +72,28 @@ def test_our_own_kill_is_not_taken_for_a_lack_of_memory() -> None:
 def test_our_own_probe_is_not_the_reason() -> None:
     lines = ("0.01.946.828 W srv    operator(): unauthorized: Invalid API Key",)
     assert exit_reason(-9, lines) == "llama-server was killed by SIGKILL (out of memory?)"
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "found"),
+    [
+        (1, ("alloc_tensor_range: failed to allocate CPU buffer of size 9000", "x"), Exhaustion(DeviceKind.HOST, 9000)),
+        (
+            1,
+            (
+                "alloc_buffer: allocating 1.50 MiB on device 0: cudaMalloc failed: out of memory",
+                "alloc_tensor_range: failed to allocate CUDA0 buffer of size 1572000",
+            ),
+            Exhaustion(DeviceKind.GPU, 1572864),
+        ),
+        (1, ("unable to allocate CUDA1 buffer",), Exhaustion(DeviceKind.GPU)),
+        (1, ("failed to allocate CUDA_Host buffer of size 7",), Exhaustion(DeviceKind.HOST, 7)),
+        (-6, ("terminate called after throwing an instance of 'std::bad_alloc'",), Exhaustion(DeviceKind.HOST)),
+        (-9, ("loading",), Exhaustion(DeviceKind.HOST)),
+        (137, (), Exhaustion(DeviceKind.HOST)),
+        (1, CORRUPT, None),
+        (0, ("failed to allocate",), None),
+    ],
+)
+def test_whether_it_ran_out_of_memory(code: int, lines: tuple[str, ...], found: Exhaustion | None) -> None:
+    assert exhausted(code, lines) == found

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.placement import Shortage, place
-from router.core.types import HOST, DeviceId, Need, Placement
+from router.core.types import HOST, DeviceId, Need, Pin, Placement
 
 MIB = 1024**2
 CAPACITY = {"gpu:0": 24_000 * MIB, "gpu:1": 16_000 * MIB, HOST: 60_000 * MIB}
@@ -165,3 +165,111 @@ def test_a_split_is_exact(size: int) -> None:
     answer = place(Need(gpu=size, host=0), capacity, capacity)
     assert isinstance(answer, Placement)
     assert sum(answer.bytes.values()) == size
+
+
+def _machine(*sizes: int) -> dict[DeviceId, int]:
+    return {**{f"gpu:{index}": size * MIB for index, size in enumerate(sizes)}, HOST: 60_000 * MIB}
+
+
+def _on(need: Need, capacity: dict[DeviceId, int], **taken: int) -> Placement:
+    free = {device: size - taken.get(device.replace(":", ""), 0) * MIB for device, size in capacity.items()}
+    answer = place(need, free, capacity)
+    assert isinstance(answer, Placement), answer.message
+    return answer
+
+
+def test_as_few_gpus_as_can_hold_it() -> None:
+    placement = _on(_gpu(40_000), _machine(*[24_000] * 8))
+    assert placement.gpus == ("gpu:0", "gpu:1")
+    assert placement.shares == (20_000, 20_000)
+
+
+def test_each_further_gpu_costs_its_own_context_and_buffers() -> None:
+    need = Need(gpu=40_000 * MIB, host=0, each=1_000 * MIB)
+    placement = _on(need, _machine(24_000, 24_000))
+    assert placement.bytes == {"gpu:0": 20_500 * MIB, "gpu:1": 20_500 * MIB}
+    assert placement.shares == (19_500, 19_500)
+    assert _on(Need(47_500 * MIB, 0, each=1_000 * MIB), _machine(*[24_000] * 8)).gpus == ("gpu:0", "gpu:1", "gpu:2")
+
+
+def test_a_split_follows_what_others_left_free() -> None:
+    placement = _on(_gpu(30_000), _machine(24_000, 24_000), gpu0=14_000)
+    assert placement.bytes["gpu:0"] <= 10_000 * MIB
+    assert placement.bytes["gpu:0"] + placement.bytes["gpu:1"] == 30_000 * MIB
+
+
+def test_more_than_all_gpus_is_left_to_llama_cpp() -> None:
+    placement = _on(_gpu(50_000), _machine(24_000, 16_000))
+    assert not placement.whole
+    assert placement.shares == ()
+    assert placement.bytes == {"gpu:0": 24_000 * MIB, "gpu:1": 16_000 * MIB, HOST: 10_512 * MIB}
+
+
+def test_a_context_that_can_be_shortened_takes_no_ram_instead() -> None:
+    placement = _on(Need(30_000 * MIB, 512 * MIB, spare=20_000 * MIB), _machine(24_000))
+    assert not placement.whole
+    assert placement.bytes == {"gpu:0": 24_000 * MIB, HOST: 512 * MIB}
+
+
+@pytest.mark.parametrize(
+    ("pin", "gpus", "visible"),
+    [
+        (Pin(gpus=(1,), numbered=True), ["gpu:1"], 4),  # -dev CUDA1
+        (Pin(gpus=(3, 1), numbered=True), ["gpu:3", "gpu:1"], 4),  # -dev CUDA3,CUDA1
+        (Pin(gpus=(2,), alone=True, numbered=True), ["gpu:2"], 4),  # -sm none -mg 2
+        (Pin(gpus=(2,)), ["gpu:2"], 0),  # -mg 2: where it would be put anyway if there is room
+        (Pin(alone=True), ["gpu:0"], 0),  # -sm none
+        (Pin(shares=(0, 1, 0, 3), numbered=True), ["gpu:1", "gpu:3"], 4),  # -ts 0,1,0,3
+    ],
+)
+def test_flags_that_name_gpus(pin: Pin, gpus: list[str], visible: int) -> None:
+    placement = _on(Need(8_000 * MIB, 0, pin=pin), _machine(*[24_000] * 4))
+    assert list(placement.gpus) == gpus
+    assert len(placement.visible) == visible
+
+
+def test_shares_that_flags_give_are_booked_and_not_passed_again() -> None:
+    placement = _on(Need(8_000 * MIB, 0, pin=Pin(shares=(1, 3), numbered=True)), _machine(24_000, 24_000))
+    assert placement.bytes == {"gpu:0": 2_000 * MIB, "gpu:1": 6_000 * MIB}
+    assert placement.shares == ()
+
+
+def test_a_pinned_model_that_is_too_big_for_its_gpu() -> None:
+    partly = _on(Need(30_000 * MIB, 0, pin=Pin(gpus=(1,), numbered=True)), _machine(24_000, 24_000))
+    assert (partly.whole, partly.gpus) == (False, ("gpu:1",))
+    capacity = _machine(24_000, 24_000)
+    fixed = place(Need(30_000 * MIB, 0, pin=Pin(shares=(1,), numbered=True)), capacity, capacity)
+    assert isinstance(fixed, Shortage)
+    assert fixed.never
+
+
+@given(
+    sizes=st.lists(st.integers(0, 30_000), min_size=1, max_size=8),
+    gpu=st.integers(0, 200_000),
+    each=st.integers(0, 2_000),
+    taken=st.lists(st.integers(0, 30_000), min_size=8, max_size=8),
+)
+def test_nothing_is_booked_that_is_not_free(sizes: list[int], gpu: int, each: int, taken: list[int]) -> None:
+    capacity = _machine(*sizes)
+    losses = dict(zip(capacity, taken[: len(sizes)], strict=False))
+    free = {device: size - losses.get(device, 0) * MIB for device, size in capacity.items()}
+    need = Need(gpu * MIB, 100 * MIB, each=each * MIB)
+    answer = place(need, free, capacity)
+    if isinstance(answer, Shortage):
+        return
+    assert all(size <= free[device] for device, size in answer.bytes.items())
+    on_gpus = sum(answer.bytes[device] for device in answer.gpus)
+    if answer.whole and answer.gpus:
+        assert on_gpus == need.gpu + (len(answer.gpus) - 1) * need.each or need.gpu < need.each
+        assert len(answer.shares) in (0, len(answer.gpus))
+
+
+def test_a_context_that_ram_could_never_hold_is_shortened() -> None:
+    need = Need(0, 80_000 * MIB, reserve=500 * MIB, spare=41_000 * MIB)
+    placement = _on(need, _machine())
+    assert placement.bytes == {HOST: 60_000 * MIB}
+    assert (placement.whole, placement.squeeze) == (False, 0.5)
+    never = place(Need(0, 110_000 * MIB, spare=41_000 * MIB), _machine(), _machine())
+    assert isinstance(never, Shortage)
+    assert never.never
+    assert _on(Need(0, 50_000 * MIB, spare=41_000 * MIB), _machine()).squeeze == 0

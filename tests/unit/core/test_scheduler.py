@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from router.core.types import HOST, DeviceReading, Policy, Priority, RejectCode, Status
+from router.core.types import HOST, DeviceReading, Need, Policy, Priority, RejectCode, Status
 from tests.support.drive import GIB, Drive, cpu_model, gpu, gpu_model, host
 
 
@@ -333,6 +335,58 @@ def test_what_was_seen_replaces_the_estimate() -> None:
     assert (view.estimate.host, view.estimate.source) == (2 * GIB, "observed")
     drive.ask("b")
     assert drive.starts() == ["a", "b"]
+
+
+def test_what_a_child_announces_is_booked_before_it_is_allocated() -> None:
+    drive = Drive([gpu_model("a", 8), gpu_model("b", 8)], devices=[host(), gpu(0, 24)])
+    drive.ask("a")
+    replica = drive.replica("a")
+    drive.take(drive.scheduler.replica_projected(replica, 18 * GIB, GIB, drive.now))
+    view = drive.scheduler.view("a", drive.now)
+    assert view.estimate.source == "projected"
+    assert 18 * GIB < view.booked["gpu:0"] == view.estimate.gpu < 19 * GIB
+    assert view.booked[HOST] == view.estimate.host > GIB
+    drive.ask("b")
+    drive.sleep(31)  # the load no longer keeps others off the GPU
+    assert drive.starts() == ["a"], "b has no room beside it"
+    assert not drive.scheduler.replica_projected(replica, 18 * GIB, GIB, drive.now), "no news"
+
+
+def test_what_was_seen_counts_more_than_what_a_child_announces() -> None:
+    drive = Drive([cpu_model("a", 8)])
+    drive.usage = {HOST: 2 * GIB}
+    drive.rest("a")
+    drive.eject("a")
+    drive.exit("a")
+    drive.ask("a")
+    assert not drive.scheduler.replica_projected(drive.replica("a"), 0, 4 * GIB, drive.now)
+    assert drive.scheduler.view("a", drive.now).estimate.source == "observed"
+
+
+def test_what_is_foreseen_stays_booked_until_the_model_has_worked() -> None:
+    spec = replace(cpu_model("a"), need=Need(0, 3 * GIB, source="formula"))
+    drive = Drive([spec])
+    drive.usage = {HOST: 2 * GIB}
+    drive.rest("a")
+    view = drive.scheduler.view("a", drive.now)
+    assert view.booked == {HOST: 3 * GIB}, "its buffers are there but have not been touched"
+    assert view.estimate == spec.need
+    drive.sleep(1)
+    drive.end(drive.serve("a"))
+    drive.eject("a")
+    drive.exit("a")
+    assert drive.scheduler.view("a", drive.now).estimate == Need(0, 2 * GIB, source="observed")
+
+
+def test_what_was_never_used_teaches_nothing() -> None:
+    spec = replace(cpu_model("a"), need=Need(0, 3 * GIB, source="formula"))
+    drive = Drive([spec])
+    drive.usage = {HOST: 2 * GIB}
+    drive.load("a")
+    drive.ready("a")
+    drive.eject("a")
+    drive.exit("a")
+    assert drive.scheduler.view("a", drive.now).estimate == spec.need
 
 
 def test_other_processes_memory_is_respected() -> None:

@@ -175,6 +175,13 @@ def test_every_cut_of_the_header_is_told_as_a_cut(file: Path, model: Path) -> No
         assert "cut short" in _error(file, content[:size])
 
 
+def test_a_cut_tells_where_it_is(file: Path) -> None:
+    whole = _file(_pair("general.name", STRING, _text("a name")), tensors=(_tensor("t", (4,)),), data=16)
+    assert "the value of 'general.name' goes on" in _error(file, whole[:60])
+    table = whole.index(b"t" + bytes([1, 0, 0, 0])) + 3
+    assert "the table of tensors goes on" in _error(file, whole[:table])
+
+
 def test_a_cut_in_the_weights_is_told(file: Path, model: Path) -> None:
     last = read_header(model).tensors[-1]
     content = model.read_bytes()

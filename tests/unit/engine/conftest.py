@@ -12,7 +12,7 @@ from router.engine.engine import Engine
 from router.engine.limits import Limits
 from router.engine.ports import ConversationEvent, LoadPhase
 from tests.fakes.launcher import FakeDevices, FakeLauncher
-from tests.support.drive import cpu_model
+from tests.support.drive import cpu_model, gpu_model
 from tests.support.waiting import until
 
 
@@ -72,16 +72,18 @@ def bench() -> Callable[..., object]:
         launcher: FakeLauncher | None = None,
         policy: Policy | None = None,
         sizes: Mapping[str, float] | None = None,
+        monitor: FakeDevices | None = None,
         **limits: float,
     ) -> AsyncIterator[Bench]:
         launcher = launcher or FakeLauncher()
         seen = Recorder()
+        model = cpu_model if monitor is None else gpu_model
         engine = Engine(
-            models=[cpu_model(name, (sizes or {}).get(name, 1)) for name in names or ("a",)],
+            models=[model(name, (sizes or {}).get(name, 1)) for name in names or ("a",)],
             policy=policy or Policy(),
             limits=Limits(**{"health_interval": 3600.0, **limits}),  # type: ignore[arg-type]
             launcher=launcher,
-            monitor=FakeDevices(),
+            monitor=monitor or FakeDevices(),
             observer=seen,
         )
         await engine.start()

@@ -125,7 +125,7 @@ async def test_every_load_tells_where_its_time_went(bench: Any) -> None:
 
 
 def host(*, free: float, booked: float = 0, seen: float = 0, total: float = 16) -> DeviceView:
-    ram = FakeDevices.devices[0]
+    ram = FakeDevices().devices[0]
     figures = {"total": total, "used": total - free, "free": free, "booked": booked, "seen": seen, "available": 0}
     return DeviceView(device=ram, **{name: round(value * GIB) for name, value in figures.items()})
 

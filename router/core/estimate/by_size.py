@@ -1,17 +1,18 @@
-"""First knowledge of what a replica will take: the size of its files, a factor, and its flags about GPUs."""
+"""First knowledge of what a replica will take: the size of its files, a factor, and its flags about GPUs.
+
+For files that cannot be read; `projection` knows better.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from router.core.estimate.run import read_run
 from router.core.types import Need
 
 # What a child with its layers on a GPU still holds in RAM: the CUDA libraries and driver buffers (a few hundred MiB),
 # the token embeddings, which llama.cpp keeps on the CPU, and staging buffers. What is seen after the load replaces it.
 GPU_CHILD_HOST_BYTES = 512 * 1024**2
-
-_LAYER_FLAGS = ("-ngl", "--gpu-layers", "--n-gpu-layers")
-_DEVICE_FLAGS = ("-dev", "--device")
 
 
 def estimate(*, file_bytes: int, multiplier: float, gpu_available: bool, flags: Sequence[str], cache_ram: int) -> Need:
@@ -35,23 +36,4 @@ def estimate(*, file_bytes: int, multiplier: float, gpu_available: bool, flags: 
 
 def uses_gpu(flags: Sequence[str]) -> bool:
     """False when the flags keep every layer on the CPU: `-ngl 0` or `-dev none`."""
-    return _last(flags, _LAYER_FLAGS) != "0" and _last(flags, _DEVICE_FLAGS) != "none"
-
-
-def _last(flags: Sequence[str], names: Sequence[str]) -> str | None:
-    """The value that llama-server would use: that of the last occurrence under any of the names.
-
-    Like llama-server, `_` in a long name reads as `-`.
-    """
-    value = None
-    for position, flag in enumerate(flags):
-        name, equals, attached = flag.partition("=")
-        if name.startswith("--"):
-            name = name.replace("_", "-")
-        if name not in names:
-            continue
-        if equals:
-            value = attached
-        elif position + 1 < len(flags):
-            value = flags[position + 1]
-    return value.strip() if value is not None else None
+    return read_run(flags, slots=1).gpu_layers != 0

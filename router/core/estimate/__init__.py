@@ -1,0 +1,26 @@
+"""What a model will take, before it has ever been loaded.
+
+`projection` follows llama.cpp's own arithmetic from the GGUF header and the flags; `by_size` is for files that cannot
+be read.
+"""
+
+from router.core.estimate.by_size import estimate, uses_gpu
+from router.core.estimate.pin import read_pin
+from router.core.estimate.projection import Part, Projection, project
+from router.core.estimate.run import Run, memory_flags, read_run
+from router.core.estimate.shape import Shape, StoredTensor, read_shape
+
+__all__ = [
+    "Part",
+    "Projection",
+    "Run",
+    "Shape",
+    "StoredTensor",
+    "estimate",
+    "memory_flags",
+    "project",
+    "read_pin",
+    "read_run",
+    "read_shape",
+    "uses_gpu",
+]

@@ -1,0 +1,173 @@
+"""What a model will take, read from its files and its flags before it has ever been loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from router.config import ModelConfig, flag_value
+from router.core.estimate import Projection, Run, Shape, estimate, project, read_pin, read_run, read_shape
+from router.core.estimate.projection import GPU_CONTEXT_BYTES
+from router.core.estimate.run import Flags
+from router.core.learning import FORMULA
+from router.core.types import Need
+from router.devices.gguf import GgufError, GgufHeader, read_header
+
+# Files that are loaded beside the model itself: their bytes are taken as they are.
+_COMPANIONS = (("-mm", "--mmproj"), ("--lora",))
+# With one of these an operator has his own idea of the fit, or of the context.
+_OWN_FIT = (
+    (("-fit", "--fit"), "FIT"),
+    (("-fitt", "--fit-target"), "FIT_TARGET"),
+    (("-fitc", "--fit-ctx"), "FIT_CTX"),
+    (("--kv-unified-per-slot",), "KV_UNIFIED_PER_SLOT"),
+)
+_SHORTEST_CTX = 4096  # `--fit-ctx`
+_DRAFT = ("-md", "--model-draft", "--spec-draft-model")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What this machine adds to the arithmetic.
+
+    Attributes:
+        gpu: whether it has one.
+        repacked: tensor types that llama.cpp rearranges for its CPU.
+        multiplier: file size times this = memory, where a header cannot be read.
+    """
+
+    gpu: bool
+    repacked: frozenset[str]
+    multiplier: float
+
+
+@dataclass(frozen=True, slots=True)
+class Foresight:
+    """What is expected of one model.
+
+    Attributes:
+        fingerprint: tells models apart that take different amounts, wherever their files lie and whenever they were
+            written; empty where a header could not be read.
+        parts: the bytes by place and kind; None when they were guessed from the files' sizes.
+        reason: why they were, naming the file and what is wrong with it.
+        whole: flags for a load that fits whole (see `_fit_off`); empty where llama.cpp's own fit has to stay on.
+        contexts: tokens over all slots, at least and at most, where the flags leave them open.
+    """
+
+    need: Need
+    file_bytes: int
+    fingerprint: str = ""
+    parts: Projection | None = None
+    reason: str = ""
+    whole: tuple[str, ...] = ()
+    contexts: tuple[int, int] | None = None
+
+
+def foresee(
+    config: ModelConfig, files: Sequence[Path], *, slots: int, folder: Path, reserve: int, machine: Machine
+) -> Foresight:
+    """Read the headers of a model's files. Blocking: up to some tens of milliseconds for a large vocabulary.
+
+    Args:
+        files: the model itself, every part of it.
+        folder: what relative paths in flags are relative to.
+        reserve: bytes of RAM that its prompt cache may grow into.
+    """
+    companions = _values(config, folder, *_COMPANIONS)
+    drafts = _values(config, folder, _DRAFT)
+    beside = sum(map(_size, companions))
+    file_bytes = sum(map(_size, (*files, *drafts))) + beside
+    run = read_run(config.flags, slots=slots, env=config.env)
+    pin = read_pin(config.flags, config.env)
+    try:
+        headers = [read_header(file) for file in files]
+        shape = _shape(files, headers)
+        parts = _project(shape, headers, run, machine)
+        further = [_project_draft(draft, run, machine) for draft in drafts]
+    except (GgufError, ValueError) as error:
+        guess = estimate(file_bytes=file_bytes, multiplier=machine.multiplier, gpu_available=machine.gpu,
+                         flags=config.flags, cache_ram=reserve)  # fmt: skip
+        guess = replace(guess, each=GPU_CONTEXT_BYTES if guess.gpu else 0, pin=pin)
+        return Foresight(guess, file_bytes, reason=str(error))
+    gpu, host = parts.gpu.total, parts.host.total
+    for draft in further:  # in the same process
+        gpu += draft.gpu.buffers
+        host += draft.host.buffers
+    if gpu:
+        gpu += beside
+    else:
+        host += beside
+    whole, contexts = _fit_off(config, run, shape.train_ctx), _contexts(config, run, shape.train_ctx)
+    spare = _spare(parts, shape, headers, replace(run, ctx=contexts[0]), machine) if contexts else 0
+    need = Need(gpu, host, max(0, reserve), FORMULA, parts.each, spare, pin)
+    return Foresight(need, file_bytes, _fingerprint(headers), parts, whole=whole, contexts=contexts)
+
+
+def _fit_off(config: ModelConfig, run: Run, train_ctx: int) -> tuple[str, ...]:
+    """Flags that keep llama.cpp from cutting what fits whole by our books.
+
+    It would cut as soon as less than a margin of 1 GiB were left. But with its fit off, a context whose length is left
+    open is shared out among the slots, where it is all for each with the fit on: so it has to be told.
+    """
+    said = Flags(config.flags, config.env)
+    if any(said.text(*names, env=env) for names, env in _OWN_FIT):
+        return ()
+    if run.ctx:
+        return ("--fit", "off")
+    full = run.full_ctx(train_ctx)
+    if said.text("-c", "--ctx-size", env="CTX_SIZE") is not None:
+        return ("--fit", "off") if full == train_ctx else ()
+    return ("--fit", "off", "-c", str(full)) if full else ()
+
+
+def _contexts(config: ModelConfig, run: Run, train_ctx: int) -> tuple[int, int] | None:
+    """The shortest context that llama.cpp's fit goes down to, and the whole one; None where the flags say how long."""
+    said = Flags(config.flags, config.env)
+    if said.text("-c", "--ctx-size", env="CTX_SIZE") is not None or train_ctx <= _SHORTEST_CTX:
+        return None
+    return run.full_ctx(_SHORTEST_CTX), run.full_ctx(train_ctx)
+
+
+def _spare(parts: Projection, shape: Shape, headers: Sequence[GgufHeader], shortest: Run, machine: Machine) -> int:
+    """What the shortest context would save, on GPUs or else in RAM."""
+    least = _project(shape, headers, shortest, machine)
+    return max(0, parts.gpu.total - least.gpu.total if parts.gpu.total else parts.host.total - least.host.total)
+
+
+def _shape(files: Sequence[Path], headers: Sequence[GgufHeader]) -> Shape:
+    try:
+        return read_shape(headers[0].metadata, [tensor for header in headers for tensor in header.tensors])
+    except ValueError as error:
+        raise ValueError(f"{files[0]}: {error}") from None
+
+
+def _project(shape: Shape, headers: Sequence[GgufHeader], run: Run, machine: Machine) -> Projection:
+    tensors = [header.tensors for header in headers]
+    return project(tensors, shape, run, gpu=machine.gpu, repacked=machine.repacked)
+
+
+def _project_draft(draft: Path, run: Run, machine: Machine) -> Projection:
+    headers = [read_header(draft)]
+    return _project(_shape([draft], headers), headers, run, machine)
+
+
+def _fingerprint(headers: Sequence[GgufHeader]) -> str:
+    digest = hashlib.sha256()
+    for header in headers:
+        digest.update(repr((header.file_size, sorted(header.metadata.items()), header.tensors)).encode())
+    return digest.hexdigest()
+
+
+def _values(config: ModelConfig, folder: Path, *names: tuple[str, ...]) -> list[Path]:
+    values = [flag_value(config.flags, *alternatives) for alternatives in names]
+    return [folder / value for value in values if value is not None]
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; one that is gone counts nothing here and fails at its load, with its name."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
