@@ -1,7 +1,7 @@
 """The access log: a line per request, gathered in memory and written many at a time.
 
-No request waits for the log: where nobody reads the stream, lines are kept up to a bound, then dropped and counted. (But
-for a terminal that cannot be opened once more, see `_Outlet`.)
+No request waits for the log: where nobody reads the stream, lines are kept up to a bound, then dropped and counted.
+(But for a terminal that cannot be opened once more, see `_Outlet`.)
 """
 
 from __future__ import annotations
