@@ -213,7 +213,8 @@ async def test_the_lines_of_a_terminal_are_whole_and_in_order() -> None:
     reading, writing = os.openpty()
     os.set_blocking(reading, False)
     found = b""
-    with os.fdopen(writing, "w") as stream, AccessLog(stream, enabled=True) as log:
+    limit = deadline(20, lambda: os.close(reading))
+    with limit, os.fdopen(writing, "w") as stream, AccessLog(stream, enabled=True) as log:
         for number in range(1000):
             log.write(f"{number:06} {'x' * 100}")
 
