@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from router.api.cycle import cycle_of
+from router.api.needs import NOBODY, Caller
 from router.proxy.dialect import Dialect
 
 _KEY = "llama_router.context"
@@ -22,6 +23,7 @@ class RequestContext:
     started: `time.perf_counter()` at its arrival.
     model: canonical name, once known.
     gone: its client went away before the answer was whole.
+    caller: who asks, once that is known.
     """
 
     request_id: str
@@ -29,6 +31,7 @@ class RequestContext:
     started: float
     model: str = ""
     gone: bool = False
+    caller: Caller = NOBODY
 
 
 def attach(scope: Scope, context: RequestContext) -> None:

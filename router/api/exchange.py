@@ -100,7 +100,7 @@ async def exchange(services: Services, order: Order, scope: Scope, room: Hold) -
         raise
     finally:
         if order.claim is Claim.SLOT:
-            talk.record(status, started)
+            talk.record(status, started, context.caller.name)
 
 
 class _Talk:
@@ -202,7 +202,7 @@ class _Talk:
             await self._services.engine.wait_gone(order.model, lease.replica, timeout=_VERDICT_SEC)
             self._services.telemetry.request_replayed(order.model)
 
-    def record(self, status: RequestStatus, started: float) -> None:
+    def record(self, status: RequestStatus, started: float, key: str) -> None:
         order, tokens = self._order, self.answer.tap.tokens()
         self._services.telemetry.request_finished(
             RequestRecord(
@@ -218,6 +218,7 @@ class _Talk:
                 tokens_cached=tokens.cached,
                 prompt_seconds=tokens.prompt_seconds,
                 generation_seconds=tokens.predicted_seconds,
+                key=key,
             )
         )
 
