@@ -11,7 +11,6 @@ from starlette.types import Scope
 
 from router.api.body import Hold
 from router.api.context import context_of
-from router.api.cycle import downstream_of
 from router.api.disconnect import ClientDisconnected, DisconnectWatch
 from router.api.endpoints import Claim
 from router.api.pulse import Pulse
@@ -29,6 +28,7 @@ from router.errors import (
 from router.proxy.answer import Answer
 from router.proxy.detour import Untold
 from router.proxy.dialect import ErrorInfo
+from router.proxy.downstream import Downstream
 from router.proxy.pieces import Joint, Part, Pieces, Unjoinable
 from router.proxy.relay import Call, relay
 from router.telemetry.records import RequestRecord, RequestStatus
@@ -74,14 +74,14 @@ def configured_model(settings: Settings, name: object) -> str:
     return canonical
 
 
-async def exchange(services: Services, order: Order, scope: Scope, room: Hold) -> None:
+async def exchange(services: Services, order: Order, scope: Scope, room: Hold, client: Downstream) -> None:
     """Carry out an order whose body has been read, and tell its client how it went, whatever happens.
 
     Answers that have to be kept for a while are counted in `room`.
 
     Raises ClientDisconnected when the client went away.
     """
-    context, client = context_of(scope), downstream_of(scope)
+    context = context_of(scope)
     context.model = order.model
     talk = _Talk(services, order, Answer(client, context.dialect, context.request_id), room)
     started = services.engine.clock()

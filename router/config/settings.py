@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from router.config.catalog import Catalog, build_catalog
 from router.config.files import absolute, shard_files
+from router.config.flags import telling_flag, telling_variable
 from router.config.keys import Keys, read_keys
 from router.config.models import ApiConfig, ModelConfig, SystemConfig, parallel_slots
 from router.config.problems import key_path, nearest, shown
@@ -148,6 +149,7 @@ def assemble(
     problems = list(problems or ())
     catalog = build_catalog(models, system, folder, base_key, problems)
     problems += [*_preload_problems(system, catalog), *_exclusion_problems(catalog), *_size_problems(api)]
+    problems += [] if api.log_prompts else _prompt_problems(catalog)
     if problems:
         raise ConfigError(str(source or "settings"), problems)
     return Settings(
@@ -191,6 +193,20 @@ def _exclusion_problems(catalog: Catalog) -> list[Problem]:
                 )
                 found.append(Problem(where, message, "unpin one of them"))
     return found
+
+
+def _prompt_problems(catalog: Catalog) -> list[Problem]:
+    """Models whose llama-server would log what it is asked."""
+    found = [
+        (key_path(("models", name, place)), telling)
+        for name, model in catalog.models.items()
+        for place, telling in (("flags", telling_flag(model.flags)), ("env", telling_variable(model.env)))
+    ]
+    return [
+        Problem(where, f"{telling} makes llama-server log prompts and answers", "allow it with api.log_prompts")
+        for where, telling in found
+        if telling
+    ]
 
 
 def _size_problems(api: ApiConfig) -> list[Problem]:

@@ -436,6 +436,36 @@ def test_idle_timeout_of_a_model(folder: Path) -> None:
     assert (settings.idle_timeout("a"), settings.idle_timeout("b")) == (None, 1.5)
 
 
+TELLING_FLAGS = (
+    ["-v"],
+    ["--verbose"],
+    ["--log-verbose"],
+    ["--verbose-prompt"],
+    ["--verbose_prompt"],
+    ["-lv", "5"],
+    ["-lv", "4", "--log-verbosity=9"],
+    ["--verbosity", "x"],
+)
+TELLING_VARIABLES = ("LLAMA_TRACE", "LLAMA_SERVER_SLOTS_DEBUG", "llama_server_slots_n_diff")
+
+
+@pytest.mark.parametrize("flags", TELLING_FLAGS)
+def test_flags_that_log_prompts_need_a_word(folder: Path, flags: list[str]) -> None:
+    found = only(problems(folder, with_model(flags=flags)))
+    assert (found.path, "log_prompts" in found.hint) == ("models.a.flags", True)
+    assert load(folder, with_model(flags=flags) | {"api": {"log_prompts": True}}).models["a"].flags == tuple(flags)
+
+
+@pytest.mark.parametrize("env", [{name: "0"} for name in TELLING_VARIABLES] + [{"LLAMA_ARG_LOG_VERBOSITY": "5"}])
+def test_variables_that_log_prompts_need_a_word(folder: Path, env: dict[str, str]) -> None:
+    assert only(problems(folder, with_model(env=env))).path == "models.a.env"
+    load(folder, with_model(env=env) | {"api": {"log_prompts": True}})
+
+
+def test_a_verbosity_that_tells_no_prompts_needs_none(folder: Path) -> None:
+    load(folder, with_model(flags=["-lv", "4"], env={"LLAMA_ARG_LOG_VERBOSITY": "3"}))
+
+
 # Settings from Python
 
 
