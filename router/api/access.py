@@ -38,11 +38,15 @@ class Access:
         if need is OPEN:
             return NOBODY
         shown = _credentials(scope["headers"])
+        caller = None
         for digest in shown:
-            if (caller := self._callers.get(digest)) is not None:
-                caller.check(need)
-                return caller
-        return self._without_key(scope, need, shown)
+            found = self._callers.get(digest)
+            if found is not None and (caller is None or found.manages):
+                caller = found
+        if caller is None:
+            return self._without_key(scope, need, shown)
+        caller.check(need)
+        return caller
 
     def _without_key(self, scope: Scope, need: Need, shown: Iterable[bytes]) -> Caller:
         if (need.token or need.ticket) and (caller := self._by_other_means(scope, need, shown)) is not None:

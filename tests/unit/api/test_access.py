@@ -331,6 +331,13 @@ async def test_whatever_is_no_key_gets_the_same_401(headers: list[tuple[str, str
         assert (answer.status_code, answer.text) == (401, plain.text)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+async def test_the_admin_key_counts_wherever_it_stands(order: int, tmp_path: Path) -> None:
+    async with site(tmp_path, api_key=KEY, admin_key="key-of-the-admin") as found:
+        told = [(b"authorization", b"Bearer " + KEY.encode()), (b"x-api-key", b"key-of-the-admin")][::order]
+        assert (await found.client.post("/v1/models/load", content=BODY, headers=told)).is_success
+
+
 async def test_one_good_key_among_several_is_enough(tmp_path: Path) -> None:
     async with site(tmp_path, api_key=KEY) as found:
         told = [(b"authorization", b"Bearer anything"), (b"x-api-key", KEY.encode())]
