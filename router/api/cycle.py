@@ -9,6 +9,7 @@ from typing import Protocol
 from starlette.types import Message, Scope
 
 from router.api.head import date_line, joined, status_line
+from router.api.named import named
 from router.proxy.downstream import Downstream, Watcher
 from router.wire.sink import RawHeaders
 
@@ -318,9 +319,9 @@ class Cycle:
 
     def _hesitates(self) -> bool:
         """The client waits for a word of ours before it sends the body."""
-        return not (self._arrived or self._invited or self._old) and any(
-            name == b"expect" and value.lower() == b"100-continue" for name, value in self.scope["headers"]
-        )
+        if self._arrived or self._invited or self._old:
+            return False
+        return named(self.scope).get(b"expect", b"").lower() == b"100-continue"
 
     async def _next_news(self) -> None:
         if self._news is None:
