@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
+
+import msgspec
 
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
@@ -44,9 +45,8 @@ class Pace(Protocol):
     on_ready: Callable[[], None] | None
 
 
-@dataclass(slots=True)
-class Call:
-    """A request on its way to an upstream.
+class Call(msgspec.Struct):
+    """A request on its way to an upstream. A struct, since it is made in a fraction of a dataclass's time.
 
     Attributes:
         target: path and query, percent-encoded.
