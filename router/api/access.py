@@ -12,10 +12,13 @@ from urllib.parse import parse_qs
 
 from starlette.types import Scope
 
-from router.api.needs import NOBODY, OPEN, Caller, Need
+from router.api.named import named
+from router.api.needs import KEY, NOBODY, OPEN, Caller, Need
 from router.api.services import Services
 from router.api.strangers import Strangers
 from router.errors import AuthenticationFailed, Forbidden
+
+_MOST_REMEMBERED = 256  # ways to write keys down
 
 
 class Access:
@@ -32,21 +35,32 @@ class Access:
         self._metrics = keys.metrics
         self._strangers = None if keys.clients else Strangers(settings.api)
         self._stranger = Caller("", manages=keys.admin is None)
+        # Headers that have shown a key, as they came. Python's hashes are keyed with randomness of this process, so
+        # how long it takes to find none tells nothing of the others.
+        self._remembered: dict[tuple[bytes | None, bytes | None], Caller] = {}
 
     def check(self, scope: Scope, need: Need) -> Caller:
         """Who asks. Raises AuthenticationFailed or Forbidden, unless the caller may have what needs this."""
         if need is OPEN:
             return NOBODY
-        shown = _credentials(scope["headers"])
-        caller = None
-        for digest in shown:
-            found = self._callers.get(digest)
-            if found is not None and (caller is None or found.manages):
-                caller = found
+        headers = named(scope)
+        told = headers.get(b"authorization"), headers.get(b"x-api-key")
+        caller = self._remembered.get(told)
         if caller is None:
-            return self._without_key(scope, need, shown)
-        caller.check(need)
+            shown = _credentials(*told)
+            caller = self._owner(shown)
+            if caller is None:
+                return self._without_key(scope, need, shown)
+            if len(self._remembered) < _MOST_REMEMBERED:
+                self._remembered[told] = caller
+        if need is not KEY:
+            caller.check(need)
         return caller
+
+    def _owner(self, shown: Iterable[bytes]) -> Caller | None:
+        """Whose key is among these; the admin's goes before others."""
+        owners = [self._callers[digest] for digest in shown if digest in self._callers]
+        return max(owners, key=lambda caller: caller.manages, default=None)
 
     def _without_key(self, scope: Scope, need: Need, shown: Iterable[bytes]) -> Caller:
         if (need.token or need.ticket) and (caller := self._by_other_means(scope, need, shown)) is not None:
@@ -73,14 +87,13 @@ class Access:
         return None
 
 
-def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
-    """Digests of what was shown."""
+def _credentials(authorization: bytes | None, api_key: bytes | None) -> list[bytes]:
+    """Digests of what was shown in these headers."""
     found = []
-    for name, value in headers:
-        if name == b"x-api-key":
-            found.append(hashlib.sha256(value.strip()).digest())
-        elif name == b"authorization":
-            scheme, _, token = value.partition(b" ")
-            if scheme.lower() == b"bearer":
-                found.append(hashlib.sha256(token.strip()).digest())
+    if api_key is not None:
+        found.append(hashlib.sha256(api_key.strip()).digest())
+    if authorization is not None:
+        scheme, _, token = authorization.partition(b" ")
+        if scheme.lower() == b"bearer":
+            found.append(hashlib.sha256(token.strip()).digest())
     return found
