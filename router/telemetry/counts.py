@@ -151,7 +151,7 @@ class KeyCounts(Collector):
     """Requests by the key that was shown, in the names that the configuration gives them.
 
     Args:
-        names: whose series exist from the start.
+        names: whose series exist from the start; later ones, which come from the configuration too, are added.
     """
 
     NONE = "-"  # no key's name
@@ -160,7 +160,10 @@ class KeyCounts(Collector):
         self._counts = {name: dict.fromkeys(REQUEST_STATUSES, 0) for name in (*names, self.NONE)}
 
     def add(self, key: str, status: RequestStatus) -> None:
-        self._counts[key or self.NONE][status] += 1
+        counts = self._counts.get(key or self.NONE)
+        if counts is None:
+            counts = self._counts[key] = dict.fromkeys(REQUEST_STATUSES, 0)
+        counts[status] += 1
 
     def describe(self) -> Sequence[Metric]:
         """Nothing, as above."""
