@@ -55,6 +55,8 @@ class Entry:
             pinned=self.config.pinned,
             evict_cost=self.config.evict_cost,
             exclusive_with=settings.exclusive_with(self.name),
+            min_replicas=self.config.min_replicas,
+            max_replicas=self.config.max_replicas,
         )
 
     def launch_spec(self) -> LlamaServerSpec:

@@ -49,8 +49,11 @@ class Room:
 
     def is_barred(self, model: Model, without: Sequence[Replica] = ()) -> bool:
         """Whether a model stays, or is to come, beside which this one must not be, even if these others leave."""
+        rivals = self._rivals[model.spec.name]
+        if not rivals:
+            return False
         left = Counter(replica.model for replica in without)
-        return any(self._staying[rival] > left[rival] for rival in self._rivals[model.spec.name])
+        return any(self._staying[rival] > left[rival] for rival in rivals)
 
     def fit_now(self, model: Model) -> Placement | Shortage | None:
         """Where the model fits at once; None when only the places are taken, or a model it excludes is still there."""
@@ -62,11 +65,15 @@ class Room:
 
     def fit_later(self, model: Model, without: Sequence[Replica] = ()) -> Placement | None:
         """Where the model fits once all that is leaving, and these others, are gone."""
-        left = Counter(replica.model for replica in without)
-        places = sum(1 for name, count in left.items() if self._staying[name] == count)
-        if self.places + self.coming_places + places <= 0 or self.is_barred(model, without):
+        places = self.places + self.coming_places
+        if places <= 0 and places + self._freed_places(without) <= 0:
             return None
-        return self._fit(model, without)
+        return None if self.is_barred(model, without) else self._fit(model, without)
+
+    def _freed_places(self, without: Sequence[Replica]) -> int:
+        """Models that have nothing left once these are gone."""
+        left = Counter(replica.model for replica in without)
+        return sum(self._staying[name] == count for name, count in left.items())
 
     def fit_in_the_end(self, model: Model, residents: Sequence[Replica]) -> Placement | None:
         """Where the model would go if all residents left."""

@@ -367,6 +367,10 @@ class ModelView:
     def queue_depth(self) -> int:
         return sum(self.queued.values())
 
+    @property
+    def ready_replicas(self) -> int:
+        return sum(one.status is Status.READY for one in self.replicas)
+
 
 @dataclass(frozen=True, slots=True)
 class LinePlace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from router.core.affinity import Marks
 from router.core.types import LinePlace, Priority, Ticket, TicketId
 from router.engine.lease import Lease
 
@@ -40,11 +41,12 @@ class Turn:
     Args:
         ids: counts tickets.
         width: slots it takes.
+        marks: of the beginnings of its text.
         arrived, deadline: of the engine's clock.
     """
 
-    __slots__ = ("_arrived", "_deadline", "_desk", "_early", "_granted", "_ids", "_model", "_priority", "_ticket",
-                 "_width")  # fmt: skip
+    __slots__ = ("_arrived", "_deadline", "_desk", "_early", "_granted", "_ids", "_marks", "_model", "_priority",
+                 "_ticket", "_width")  # fmt: skip
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class Turn:
         priority: Priority,
         *,
         width: int,
+        marks: Marks = (),
         arrived: float,
         deadline: float,
     ) -> None:
@@ -62,6 +65,7 @@ class Turn:
         self._model = model
         self._priority = priority
         self._width = width
+        self._marks = marks
         self._arrived = arrived
         self._deadline = deadline
         self._ticket: TicketId | None = None
@@ -98,7 +102,10 @@ class Turn:
     def _enter(self) -> TicketId:
         again = self._ticket is not None
         self._ticket = ticket = next(self._ids)
-        self._desk.enter(Ticket(ticket, self._model, self._priority, self._arrived, self._deadline, again, self._width))
+        entered = Ticket(
+            ticket, self._model, self._priority, self._arrived, self._deadline, again, self._width, self._marks
+        )
+        self._desk.enter(entered)
         return ticket
 
     def place(self) -> LinePlace | None:

@@ -99,11 +99,11 @@ class Board(FakeEngine):
     def tail(self, model: str, lines: int = 20) -> str:
         return self.tails.get(model, "")
 
-    def port(self, model: str) -> int | None:
-        return self.ports.get(model)
+    def port(self, replica: int) -> int | None:
+        return next((self.ports.get(name) for name, view in self.pinned.items() if view.replica == replica), None)
 
-    def pid(self, model: str) -> int | None:
-        return self.ports.get(model)
+    def pid(self, replica: int) -> int | None:
+        return self.port(replica)
 
 
 def board_services(board: Board, folder: Path, *, api_key: str | None = None) -> Services:

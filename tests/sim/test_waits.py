@@ -78,7 +78,7 @@ def worlds(load: tuple[float, float]) -> st.SearchStrategy[Setting]:
             sizes=sizes,
             slots=tuple(draw(st.lists(st.integers(1, 4), min_size=count, max_size=count))),
             loads=tuple(draw(st.lists(st.floats(0.1, 8), min_size=count, max_size=count))),
-            memory=draw(st.integers(max(sizes), max(*sizes, sum(sizes) - 1))),
+            memory=draw(st.integers(max(sizes), max(*sizes, sum(sizes) - 1)) | st.integers(sum(sizes), 2 * sum(sizes))),
             stop=draw(st.floats(0, 1)),
             load=draw(st.floats(*load)),
             leaving=draw(st.sampled_from((0.0, 0.0, 0.1))),
