@@ -21,6 +21,7 @@ from router.backends.pidfile import PidFile
 from router.backends.port_pool import LOOPBACK, PortPool
 from router.backends.process import ChildProcess
 from router.backends.read_ahead import read_ahead
+from router.backends.siblings import Siblings
 from router.backends.slot_keeper import SlotKeeper
 from router.core.types import Placement, ReplicaId
 from router.engine.ports import ChildExit, LaunchError, LoadProgress, SlotReading, Upstream
@@ -94,6 +95,7 @@ class LlamaServerChild:
 
     Args:
         respawn: spawns it once more, on another port; raises LaunchError.
+        ended: called when its process has ended for good.
         expected_slots: its number of slots, should it not tell.
         keeper: of its conversations; None = they are not kept.
         cut: what it was told to do without, in words.
@@ -108,6 +110,7 @@ class LlamaServerChild:
         log: ChildLog,
         ports: PortPool,
         respawn: Callable[[], Awaitable[Spawned]],
+        ended: Callable[[], None],
         stranger_patience: float,
         keeper: SlotKeeper | None = None,
         cut: str = "",
@@ -119,6 +122,7 @@ class LlamaServerChild:
         self._log = log
         self._ports = ports
         self._respawn = respawn
+        self._ended = ended
         self._stranger_patience = stranger_patience
         self._keeper = keeper
         self._slots = expected_slots
@@ -205,6 +209,7 @@ class LlamaServerChild:
         finally:
             self._ports.give_back(self.port)
             self._log.close()
+            self._ended()
 
     def _lost_port(self, code: int) -> bool:
         return code != 0 and not self._stopping and any(PORT_IN_USE in line for line in self._log.lines())
@@ -275,6 +280,7 @@ class LlamaServerLauncher:
         self._guard = Guard()
         self._pid_file = PidFile(self._state_dir)
         self._keeping = Keeping(self._state_dir / "conversations", keep_conversations_mb, self._working_dir)
+        self._siblings = Siblings()
         self._preparing = asyncio.Lock()
         self._reaped = False
 
@@ -301,16 +307,19 @@ class LlamaServerLauncher:
         """See `Launcher.launch`."""
         capabilities = await self.prepare()
         spec = self._specs[model]
-        keeper = await asyncio.to_thread(self._keeping.keeper, model, spec, capabilities)
-        log = ChildLog(self._state_dir / "logs" / log_file_name(model))
+        place = self._siblings.take(model)
+        log = ChildLog(self._state_dir / "logs" / log_file_name(model, place.number))
+        keeper: SlotKeeper | None = None
 
         async def spawn() -> Spawned:
             return await self._spawn(capabilities, model, placement, log, keeper)
 
         try:
+            keeper = await asyncio.to_thread(self._keeping.keeper, model, spec, capabilities, alone=place.alone)
             spawned = await spawn()
         except BaseException:
             log.close()
+            self._siblings.leave(place)
             raise
         _log.info("started %s for %s (replica %d): pid %d, port %d", capabilities.name, model, replica,
                   spawned.process.pid, spawned.port)  # fmt: skip
@@ -321,6 +330,7 @@ class LlamaServerLauncher:
             log=log,
             ports=self._ports,
             respawn=spawn,
+            ended=lambda: self._siblings.leave(place),
             stranger_patience=self._stranger_patience,
             keeper=keeper,
             cut=spec.fit(placement)[1],

@@ -19,15 +19,12 @@ _SHORTEST_IDLE = 30.0
 LOOK_SEC = 0.5
 
 
-def is_short(model: Model) -> bool:
-    """Whether it has fewer replicas than it is to be kept with, and may have one more."""
-    return (
-        bool(model.spec.min_replicas)
-        and not model.ejected
-        and model.health is Health.AVAILABLE
-        and len(model.staying) < model.spec.min_replicas
-        and len(model.replicas) < model.spec.max_replicas
-    )
+def shortfall(model: Model) -> int:
+    """How many replicas it lacks of those that it is to be kept with; those that leave count until they are gone."""
+    if model.ejected or model.health is not Health.AVAILABLE:
+        return 0
+    spec = model.spec
+    return max(0, min(spec.min_replicas - len(model.staying), spec.max_replicas - len(model.replicas)))
 
 
 def may_grow(model: Model) -> bool:
@@ -65,10 +62,14 @@ def extras(model: Model) -> list[Replica]:
     return sorted(staying, key=_use)[: max(0, len(staying) - model.spec.base)]
 
 
-def _use(replica: Replica) -> tuple[int, int, float]:
-    """Sorts replicas of one model: those that load, then the idle ones, then those with the least to do."""
+def _use(replica: Replica) -> tuple[int, bool, float]:
+    """Sorts replicas of one model: those that load, the idle ones, those that work; the longest in that state first.
+
+    Of those that work it is the oldest whose residency is over first.
+    """
     rank = (ReplicaState.RESERVED, ReplicaState.STARTING, ReplicaState.READY).index(replica.state)
-    return (rank, replica.busy, replica.last_used)
+    is_busy = bool(replica.leases)
+    return (rank, is_busy, replica.since if is_busy else replica.last_used)
 
 
 def next_idle(model: Model) -> tuple[float, Replica | None]:

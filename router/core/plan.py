@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from router.core.eviction import choose_victims
-from router.core.growth import LOOK_SEC, extras, is_short, is_worth_one_more, may_grow, overdue_at
+from router.core.growth import LOOK_SEC, extras, is_worth_one_more, may_grow, overdue_at, shortfall
 from router.core.lifecycle import LEAVING, ReplicaState
 from router.core.placement import Shortage
 from router.core.records import Model, Replica, State, Want
@@ -124,17 +124,28 @@ def _grow(state: State, room: Room, result: Plan, now: float) -> None:
 
     Into memory that is idle only. What has been set aside for somebody in this plan is not.
     """
-    for model in sorted(state.growing, key=lambda m: not is_short(m)):
-        if model.is_hungry or now < model.grows_at:
-            result.wake_by(model.grows_at if model.queue or is_short(model) else math.inf)
-        elif is_short(model):
-            found = room.fit_now(model)
-            if isinstance(found, Placement) and (found.whole or not model.replicas):
-                _reserve(model, found, room, result)
-            elif isinstance(found, Shortage):
-                result.short.append((model, found.message))
-        elif may_grow(model) and model.queue:
+    short = {model.spec.name: shortfall(model) for model in state.growing if not model.is_hungry}
+    for model in sorted(state.growing, key=lambda m: -short.get(m.spec.name, 0)):
+        lacking = short.get(model.spec.name, 0)
+        if not lacking and not (model.queue and may_grow(model)):
+            continue
+        if now < model.grows_at:
+            result.wake_by(model.grows_at)
+        elif lacking:
+            _grow_to_base(model, lacking, room, result)
+        else:
             _grow_by_line(state, model, room, result, now)
+
+
+def _grow_to_base(model: Model, lacking: int, room: Room, result: Plan) -> None:
+    for number in range(lacking):
+        found = room.fit_now(model)
+        if isinstance(found, Placement) and (found.whole or not (model.replicas or number)):
+            _reserve(model, found, room, result)
+            continue
+        if isinstance(found, Shortage):
+            result.short.append((model, found.message))
+        return
 
 
 def _grow_by_line(state: State, model: Model, room: Room, result: Plan, now: float) -> None:

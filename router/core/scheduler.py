@@ -352,10 +352,10 @@ class Scheduler:
         for model in decided.dropped:
             model.want, model.reason = Want.NO, "was not loaded: there was no room without evicting another"
             self._out.touch(model)
-        for model, message in decided.short:
-            self._tell_short(model, message)
         for model, placement in decided.reservations:
             self._fleet.reserve(model, placement, now)
+        for model, message in decided.short:
+            self._tell_short(model, message)
         for replica, for_model in decided.victims:
             self._out.add(Evicted(replica.model, for_model, replica.id))
             model = self._models[replica.model]

@@ -23,7 +23,7 @@ _STARTED = int(time.time())
 
 
 class ModelEntry(BaseModel):
-    """A model as OpenAI's SDKs know it, with its further names, its state, the replicas that serve, and the memory of one."""
+    """A model as OpenAI's SDKs know it, with its further names, its state, how many replicas serve, and its memory."""
 
     id: str
     object: Literal["model"] = "model"
