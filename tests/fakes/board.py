@@ -16,7 +16,18 @@ from router.api.body import BodyBudget
 from router.api.services import Services
 from router.api.tickets import TicketOffice
 from router.config import ModelConfig, Settings
-from router.core.types import HOST, Device, DeviceId, DeviceKind, DeviceView, ModelView, Need, Priority, ReplicaView, Status
+from router.core.types import (
+    HOST,
+    Device,
+    DeviceId,
+    DeviceKind,
+    DeviceView,
+    ModelView,
+    Need,
+    Priority,
+    ReplicaView,
+    Status,
+)
 from router.telemetry.metrics import Telemetry
 from router.telemetry.status import StatusBus
 from tests.fakes.engine import FakeEngine, FakeModel
