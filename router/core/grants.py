@@ -73,7 +73,11 @@ class Grants:
         The first one has the slots kept that it needs more of: else a wide one would never find them all free.
         """
         queue = model.queue
-        while (head := queue.peek()) is not None and (replica := model.free_for(head[1])) is not None:
+        while model.has_free_slots:
+            head = queue.peek()
+            replica = None if head is None else model.free_for(head[1])
+            if head is None or replica is None:
+                return
             queue.pop()
             self._waiting.discard(head[1].id)
             self.grant(model, replica, head[1], now)

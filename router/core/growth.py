@@ -17,6 +17,7 @@ _IDLE_LOADS = 4.0
 _SHORTEST_IDLE = 30.0
 # A model that has less than it keeps is looked at again by itself when memory changes; a line that grows, so often.
 LOOK_SEC = 0.5
+_NEVER: tuple[float, Replica | None] = (math.inf, None)
 
 
 def shortfall(model: Model) -> int:
@@ -74,16 +75,17 @@ def _use(replica: Replica) -> tuple[int, bool, float]:
 
 def next_idle(model: Model) -> tuple[float, Replica | None]:
     """When the next of its replicas will have been idle for too long, and which; infinite when none will."""
-    if not model.replicas or model.queue:
-        return math.inf, None
-    spec, serving = model.spec, model.serving
+    replicas, spec = model.replicas, model.spec
     patience = math.inf if spec.idle_timeout is None else spec.idle_timeout
+    if not replicas or model.queue or (len(replicas) == 1 and (replicas[0].leases or patience == math.inf)):
+        return _NEVER
+    serving = model.serving
     if len(serving) > spec.base:
         patience = min(patience, max(_SHORTEST_IDLE, _IDLE_LOADS * model.experience.load_seconds))
     elif spec.pinned or len(serving) <= spec.min_replicas:
-        return math.inf, None
+        return _NEVER
     idle = [replica for replica in serving if not replica.leases]
     if not idle or patience == math.inf:
-        return math.inf, None
+        return _NEVER
     longest = min(idle, key=lambda replica: replica.last_used)
     return longest.last_used + patience, longest

@@ -185,6 +185,21 @@ class Model:
         """Of all that take work; while none does, what one is expected to have."""
         return sum(replica.slots for replica in self.serving) or self.spec.slots
 
+    @property
+    def is_at_work(self) -> bool:
+        for replica in self.replicas:  # `any` would make a generator for each request
+            if replica.leases:
+                return True
+        return False
+
+    @property
+    def has_free_slots(self) -> bool:
+        """Whether there is any use in asking who could have them."""
+        for replica in self.replicas:
+            if replica.busy < replica.slots:
+                return True
+        return False
+
     def free_for(self, ticket: Ticket) -> Replica | None:
         """The replica that a ticket gets its slots from now; None when it has to wait.
 

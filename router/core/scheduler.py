@@ -91,7 +91,8 @@ class Scheduler:
             return self._conclude(now)
         if self._grants.is_first_to_expire(ticket):
             self._out.add(WakeAt(ticket.deadline))
-        self._grants.serve(model, now)  # it may stand before a wider one, for which there is no room yet
+        if model.has_free_slots:
+            self._grants.serve(model, now)  # it may stand before a wider one, for which there is no room yet
         if model.spec.max_replicas > 1 and now >= model.looks_at and may_grow(model):
             model.looks_at = now + LOOK_SEC
             return self._conclude(now)
@@ -117,7 +118,7 @@ class Scheduler:
         model = self._models[replica.model]
         if model.queue:
             self._grants.serve(model, now)
-        elif not any(one.leases for one in model.replicas):
+        elif not model.is_at_work:
             model.experience.returns.ran_dry(now)
         if replica.state is _DRAINING and not replica.leases:
             self._fleet.stop(replica, now, force=False)
