@@ -18,14 +18,14 @@ from router.backends.guard_link import Guard
 from router.backends.keeping import Keeping
 from router.backends.llama_argv import build_argv, shortened
 from router.backends.pidfile import PidFile
-from router.backends.port_pool import LOOPBACK, PortPool
+from router.backends.port_pool import PortPool
 from router.backends.process import ChildProcess
 from router.backends.read_ahead import read_ahead
 from router.backends.siblings import Siblings
 from router.backends.slot_keeper import SlotKeeper
+from router.backends.spawned import Spawned
 from router.core.types import Placement, ReplicaId
 from router.engine.ports import ChildExit, LaunchError, LoadProgress, SlotReading, Upstream
-from router.wire.pool import Pool
 
 _log = logging.getLogger(__name__)
 
@@ -75,18 +75,6 @@ class LlamaServerSpec:
         return ("--fit", "off", "-c", str(tokens)), words
 
 
-@dataclass(frozen=True, slots=True)
-class Spawned:
-    """A process, the port it was told to listen on, and the key it demands there.
-
-    Each process has a key of its own: whoever took the port of the last one may have been shown the last key.
-    """
-
-    port: int
-    key: str
-    process: ChildProcess
-
-
 class LlamaServerChild:
     """A running llama-server. Made by `LlamaServerLauncher.launch`; `stop` it in any case.
 
@@ -128,7 +116,7 @@ class LlamaServerChild:
         self._slots = expected_slots
         self._stopping = False
         self._control = ControlClient(spawned.key)
-        self._upstream = _upstream(spawned)
+        self._upstream = spawned.upstream()
         self._life = asyncio.create_task(self._live(), name=f"life of {name} {spawned.process.pid}")
 
     @property
@@ -220,7 +208,7 @@ class LlamaServerChild:
         self._ports.give_back(self.port)
         self._now, self._control.key = spawned, spawned.key
         self._upstream.pool.close()
-        self._upstream = _upstream(spawned)
+        self._upstream = spawned.upstream()
         if self._stopping:
             await spawned.process.stop(grace=0)
 
@@ -398,8 +386,3 @@ class LlamaServerLauncher:
             cache_ram_mb=None if "LLAMA_ARG_CACHE_RAM" in spec.env else self._cache_ram_mb,
             slot_save_path=slot_save_path,
         )
-
-
-def _upstream(spawned: Spawned) -> Upstream:
-    pool = Pool(LOOPBACK, spawned.port)
-    return Upstream(f"http://{LOOPBACK}:{spawned.port}", pool, f"Bearer {spawned.key}")
