@@ -33,17 +33,20 @@ _QUOTING = re.compile(r"(got (?:another )?exception: |anthropic string not as ex
 _LEFT_OUT = r"\1[left out, as it may quote a request]"
 
 
-def log_file_name(model: str) -> str:
-    """A safe file name for an alias; different aliases have different names.
+def log_file_name(model: str, number: int = 0) -> str:
+    """A safe file name for an alias; different aliases have different names, and so have children beside each other.
 
     Percent-encoded; beyond 200 characters the end is replaced by a digest. (On a file system that ignores case,
     aliases that differ in case alone share a file.)
+
+    Args:
+        number: of the child among those of its model that live, from 0: the second one's is `<alias>+2.log`.
     """
     # `quote` leaves letters, digits and _.-~ alone, and encodes its own escape character.
     name = quote(model, safe="")
     if len(name) > _MAX_NAME:
         name = f"{name[:150]}-{sha256(model.encode()).hexdigest()}"
-    return f"{name}.log"
+    return f"{name}.log" if number == 0 else f"{name}+{number + 1}.log"  # an alias's own + is encoded
 
 
 class ChildLog:

@@ -148,8 +148,8 @@ def assemble(
     """
     problems = list(problems or ())
     catalog = build_catalog(models, system, folder, base_key, problems)
-    problems += [*_preload_problems(system, catalog), *_exclusion_problems(catalog), *_size_problems(api)]
-    problems += [] if api.log_prompts else _prompt_problems(catalog)
+    problems += [*_preload_problems(system, catalog), *_exclusion_problems(catalog), *_replica_problems(catalog)]
+    problems += [*_size_problems(api), *([] if api.log_prompts else _prompt_problems(catalog))]
     if problems:
         raise ConfigError(str(source or "settings"), problems)
     return Settings(
@@ -206,6 +206,18 @@ def _prompt_problems(catalog: Catalog) -> list[Problem]:
         Problem(where, f"{telling} makes llama-server log prompts and answers", "allow it with api.log_prompts")
         for where, telling in found
         if telling
+    ]
+
+
+def _replica_problems(catalog: Catalog) -> list[Problem]:
+    return [
+        Problem(
+            key_path(("models", name, "min_replicas")),
+            f"expected at most max_replicas ({model.max_replicas}), got {model.min_replicas}",
+            f"raise max_replicas to {model.min_replicas}, or lower min_replicas",
+        )
+        for name, model in catalog.models.items()
+        if model.min_replicas > model.max_replicas
     ]
 
 
