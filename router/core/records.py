@@ -53,6 +53,7 @@ class Replica:
         busy: slots that they take together.
         allocated: its load has all the memory that it takes.
         cut: what llama.cpp has left out to make it fit, in words.
+        stale: its model is configured otherwise by now, so that it will not be kept, and what it shows is no lesson.
         since: when it came into its state.
     """
 
@@ -71,6 +72,7 @@ class Replica:
     makes_room_for: str | None = None
     allocated: bool = False
     cut: str = ""
+    stale: bool = False
     since: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,6 +86,11 @@ class Replica:
     def has_worked(self) -> bool:
         """Whether it has had a lease, so that what it is seen to hold is what it holds at work."""
         return self.ready is not None and self.last_used > self.ready
+
+    @property
+    def may_stay(self) -> bool:
+        """Whether it is on its way out for no reason but that nobody wanted it."""
+        return self.state is ReplicaState.DRAINING and self.makes_room_for is None and not self.stale
 
     def has_room_for(self, ticket: Ticket) -> bool:
         """Whether it serves, and has the slots free that the ticket takes."""
@@ -100,6 +107,7 @@ class Model:
         promised: another makes room for it, or did.
         yielded: when it last made room for another while it had work.
         lower_need: what was thought that it takes, while it is tried with more after it ran out of memory.
+        retired: it is not configured any more; its name is kept for those who still ask about it.
     """
 
     spec: ModelSpec
@@ -118,11 +126,26 @@ class Model:
     promised: bool = False
     yielded: float = -math.inf
     lower_need: Need | None = None
+    retired: bool = False
 
     @classmethod
     def of(cls, spec: ModelSpec, policy: Policy) -> Model:
         queue, failures = TicketQueue(policy.priority_offsets, spec.slots), FailureRecord(policy)
         return cls(spec, queue, failures, spec.need, Experience(spec.need.total, Average(spec.load_seconds)))
+
+    def adopt(self, spec: ModelSpec, policy: Policy, *, anew: bool) -> None:
+        """Be configured like this from now on; `anew`: what its replicas have shown so far does not count any more."""
+        before, self.spec = self.spec, spec
+        self.queue.adopt(policy.priority_offsets, spec.slots)
+        self.failures.adopt(policy)
+        if not anew:
+            self.need = spec.need if self.need == before.need else self.need
+            return
+        self.need, self.lower_need = spec.need, None
+        self.experience.begin_anew(spec.need.total, spec.load_seconds)
+        self.failures.clear()
+        if self.health is not Health.AVAILABLE:
+            self.recover()
 
     def raise_need(self, need: Need) -> None:
         """Try it with more; `lower` takes that back."""
@@ -208,6 +231,10 @@ class State:
     rivals: dict[str, frozenset[str]] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.note_rivals()
+
+    def note_rivals(self) -> None:
+        """To be called when other models are configured."""
         excluded = {name: model.spec.exclusive_with for name, model in self.models.items()}
         self.rivals = {
             name: (own | {other for other, theirs in excluded.items() if name in theirs}) - {name}

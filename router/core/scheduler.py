@@ -21,6 +21,7 @@ from router.core.liveness import Patience, troubles
 from router.core.outbox import Outbox
 from router.core.plan import plan
 from router.core.records import Model, Replica, State, Want
+from router.core.roster import Roster
 from router.core.types import (
     Command,
     Device,
@@ -60,6 +61,7 @@ class Scheduler:
         self._fleet = Fleet(self._state, self._out)
         self._grants = Grants(self._state, self._out)
         self._appetite = Appetite(self._state, self._out, self._fleet)
+        self._roster = Roster(self._state, self._out, self._fleet, self._grants)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -245,7 +247,7 @@ class Scheduler:
         model, replica = self._models[name], self._models[name].replica
         if model.health is Health.BACKOFF:
             self._recover(model)
-        if replica is not None and replica.state is ReplicaState.DRAINING and replica.makes_room_for is None:
+        if replica is not None and replica.may_stay:
             self._revive(replica, now)
         elif replica is None or replica.state in LEAVING:
             model.want = max(model.want, Want.OPERATOR if evict else Want.PRELOAD)
@@ -277,6 +279,19 @@ class Scheduler:
             self._recover(model)
         return self._conclude(now)
 
+    def configure(
+        self, policy: Policy, models: Iterable[ModelSpec], now: float, *, changed: Collection[str] = ()
+    ) -> list[Command]:
+        """Go by another configuration from now on; what it does not touch goes on as it was.
+
+        Args:
+            changed: models whose present replicas are of no use any more: these run to the end of their leases, and
+                are replaced.
+        """
+        self._policy = policy
+        self._roster.adopt(policy, models, changed, now)
+        return self._conclude(now)
+
     def close(self, now: float) -> list[Command]:
         """Take no new work; every replica goes as soon as its leases are over."""
         self._closing = True
@@ -304,6 +319,10 @@ class Scheduler:
 
     def view(self, name: str, now: float) -> ModelView:
         return model_view(self._state, self._models[name], now)
+
+    def former(self) -> tuple[str, ...]:
+        """Models that are not configured any more and still hold memory."""
+        return tuple(name for name, model in self._models.items() if model.retired and model.replica is not None)
 
     def place(self, ticket: TicketId, now: float) -> LinePlace | None:
         """Where a waiter stands in its model's line; None when it does not wait. Looks at the whole line."""

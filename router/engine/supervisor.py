@@ -96,6 +96,12 @@ class Supervisor:
             self._in_a_hurry.set()
         self._stop_wanted.set()
 
+    def adopt(self, limits: Limits) -> None:
+        """Keep these deadlines from now on; that of a load under way stays."""
+        self._limits = limits
+        if self.watch is not None:
+            self.watch.limits = limits
+
     def abort_leases(self, error: RouterError) -> None:
         """End what runs on the child."""
         for lease in () if self.watch is None else self.watch.leases:
