@@ -16,18 +16,17 @@ SHUTTING_DOWN = "The router is shutting down."
 
 def refusal(state: State, model: Model, ticket: Ticket, now: float, *, closing: bool) -> Reject | None:
     """Why the ticket may not join the queue; None when it may. A model whose back-off is over may be tried again."""
-    is_open = not closing and not model.retired
-    if model.health is Health.AVAILABLE and is_open and len(model.queue) < state.policy.max_queue:
+    is_shut = closing or model.retired
+    if model.health is Health.AVAILABLE and not is_shut and len(model.queue) < state.policy.max_queue:
         return None
 
     def reject(code: RejectCode, message: str, retry_after: float | None = None) -> Reject:
         return Reject(ticket.id, name, code, message, retry_after)
 
     name = model.spec.name
-    if closing:
-        return reject(RejectCode.SHUTTING_DOWN, SHUTTING_DOWN, RETRY_ELSEWHERE)
-    if model.retired:
-        return reject(RejectCode.REMOVED, removed(name))
+    if is_shut:
+        told = (SHUTTING_DOWN, RETRY_ELSEWHERE) if closing else (removed(name), None)
+        return reject(RejectCode.SHUTTING_DOWN if closing else RejectCode.REMOVED, *told)
     if model.health is Health.FAILED:
         return reject(RejectCode.FAILED, f"Model '{name}' has failed and waits for a reset: {model.reason}")
     if not ticket.again and model.health is Health.BACKOFF and model.retry_at is not None and now < model.retry_at:

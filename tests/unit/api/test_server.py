@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 
 import httpx
@@ -19,7 +18,7 @@ async def test_open_requests_are_told_at_the_deadline_and_may_still_answer() -> 
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         told.append("request")
-        server.exit(signal.SIGTERM)
+        server.exit()
         await deadline.wait()
         await send({"type": "http.response.start", "status": 503, "headers": []})
         await send({"type": "http.response.body", "body": b"shutting down"})
@@ -33,7 +32,8 @@ async def test_open_requests_are_told_at_the_deadline_and_may_still_answer() -> 
         on_listening=listening.set,
         on_exit=lambda: told.append("exit"),
         on_deadline=at_deadline,
-        drain=0.05,
+        on_hurry=lambda: told.append("hurry"),
+        drain=lambda: 0.05,
     )
     with listen("127.0.0.1", 0) as sock:
         serving = asyncio.create_task(server.serve(sockets=[sock]))
