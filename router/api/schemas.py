@@ -179,7 +179,7 @@ class FullStatus(Schema):
         return cls(
             server=ServerStatus(
                 status="ready" if accepting else "unavailable",
-                reloaded_at=datetime.fromtimestamp(round(reloads.taken_at, 3), UTC) if reloads.any else None,
+                reloaded_at=datetime.fromtimestamp(round(reloads.taken_at, 3), UTC) if reloads.tried else None,
                 reload_refused=reloads.refusal or None,
             ),
             models=dict(models),

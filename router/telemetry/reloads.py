@@ -23,7 +23,7 @@ class Reloads(Collector):
         self._counts = {"success": 0, "refused": 0}
 
     @property
-    def any(self) -> bool:
+    def tried(self) -> bool:
         """Whether there has been an attempt."""
         return any(self._counts.values())
 
