@@ -51,10 +51,10 @@ class Outcome:
         ]
 
 
-def measure(streams: int) -> Outcome:
+def measure(streams: int, token_sec: float = _TOKEN_SEC) -> Outcome:
     """Open so many streams, send the signal when each has had its first token, and read them to their ends."""
     slots = -(-streams // len(_MODELS))
-    flags = ["-np", str(slots), "--token-delay", str(_TOKEN_SEC)]
+    flags = ["-np", str(slots), "--token-delay", str(token_sec)]
     with (
         tempfile.TemporaryDirectory(prefix="llama-router-bench-") as folder,
         staged(Path(folder), _MODELS, flags, max_concurrent_models=len(_MODELS)) as stage,

@@ -21,14 +21,19 @@ class Signals:
     def __init__(self, stop: Callable[[], object]) -> None:
         self.stop = stop
         self.reload = asyncio.Event()
+        self._again = False
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Within the block. On Windows Ctrl-C remains, which cancels the main task."""
-        if sys.platform == "win32":
-            yield
-            return
+        """Within the block. Windows has Ctrl-C alone."""
         loop = asyncio.get_running_loop()
+        if sys.platform == "win32":
+            before = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(self._stop, signal.SIGINT))
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGINT, before)
+            return
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -39,7 +44,8 @@ class Signals:
                 loop.remove_signal_handler(number)
 
     def _stop(self, number: signal.Signals) -> None:
-        _log.info("%s: shutting down", number.name)
+        _log.info("%s: %s", number.name, "ending at once" if self._again else "shutting down")
+        self._again = True
         self.stop()
 
     def _reload(self) -> None:

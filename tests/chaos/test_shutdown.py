@@ -58,7 +58,7 @@ def the_rest(connection: socket.socket) -> bytes:
 
 
 def test_a_hundred_streams_finish_before_the_router_ends() -> None:
-    outcome = drain.measure(100)
+    outcome = drain.measure(100, token_sec=0.04)
     assert (outcome.truncated, outcome.code) == (0, 0)
 
 
@@ -66,7 +66,7 @@ def test_whoever_comes_while_streams_finish_is_told_why_and_when_to_come_again(t
     with puppets(tmp_path, {"slow": SLOW, "idle": ()}) as running:
         assert running.chat("idle").status_code == 200
         idle = running.status("idle")["pid"]
-        with stream(running, "slow", max_tokens=40) as response, in_background() as pool:
+        with stream(running, "slow", max_tokens=60) as response, in_background() as pool:
             left = descendants(running)
             terminate(running)
             with httpx.Client(base_url=running.url) as newcomer:

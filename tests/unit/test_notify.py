@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -15,30 +13,9 @@ from pathlib import Path
 import pytest
 
 from router.notify import Notifier, keep_alive
+from tests.support.sd_notify import Manager
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no AF_UNIX datagrams")
-
-
-class Manager:
-    """systemd's end."""
-
-    def __init__(self, address: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
-        self.socket.settimeout(5)
-
-    def hear(self) -> list[str]:
-        return self.socket.recv(4096).decode().split("\n")
-
-    def forget(self) -> None:
-        """Take what has been said so far; from now on nobody waits for more."""
-        self.socket.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self.hear()
-
-    async def hear_soon(self) -> list[str]:
-        return await asyncio.to_thread(self.hear)
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -52,9 +29,8 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def manager(address: str) -> Iterator[Manager]:
-    found = Manager(address)
-    yield found
-    found.socket.close()
+    with Manager(address) as found:
+        yield found
 
 
 def test_each_message(address: str, manager: Manager) -> None:

@@ -10,7 +10,7 @@ import pytest
 from router.core.types import Policy, Priority, Status
 from router.engine.limits import Limits
 from router.errors import ModelEjected, ModelNotFound, QueueTimeout, ShuttingDown
-from tests.fakes.launcher import FakeLauncher
+from tests.fakes.launcher import GIB, FakeDevices, FakeLauncher
 from tests.support.drive import cpu_model
 from tests.support.waiting import until
 
@@ -99,9 +99,19 @@ async def test_a_hurry_tells_those_who_run(bench: Any) -> None:
             await running
 
 
-async def test_the_end_leaves_children_little_time_and_waits_for_no_memory(bench: Any) -> None:
+async def test_the_end_leaves_children_little_time(bench: Any) -> None:
     async with bench("a") as b:
         with await b.engine.lease("a", Priority.NORMAL) as lease:
             lease.finish()
     (child,) = b.launcher.children
     assert max(child.stops) < 0.5
+
+
+async def test_the_end_waits_for_no_memory(bench: Any) -> None:
+    devices = FakeDevices(16)
+    async with asyncio.timeout(10), bench("a", monitor=devices, reclaim_timeout=3600.0) as b:
+        with await b.engine.lease("a", Priority.NORMAL) as lease:
+            lease.finish()
+        (child,) = b.launcher.children
+        devices.held[child.pid] = {"gpu:0": GIB}  # and a driver that never gives it back
+        await b.engine._observe()
