@@ -10,8 +10,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,7 @@ class Router:
     services: Services
     launcher: LlamaServerLauncher
     learned: LearnedMemory
+    notifier: Notifier
     app: ASGIApp
 
     @property
@@ -72,8 +73,19 @@ class Router:
 
     # `reload.Holders`
 
+    @property
     def accepting(self) -> bool:
         return self.engine.accepting
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        self.notifier.reloading()
+        try:
+            yield
+        finally:
+            self.services.status.refresh()
+            if self.accepting:
+                self.notifier.ready(_serving(self.settings))
 
     def in_memory(self) -> tuple[str, ...]:
         return tuple(view.name for view in self.engine.views() if view.status in (Status.LOADING, Status.READY))
@@ -175,8 +187,11 @@ async def running(
             if entry.unreadable:
                 _log.warning("the memory of %s is guessed from its size: %s", entry.name, entry.unreadable)
         info: dict[str, str] = {"llama_server": "looking for it"}
-        router = _assemble(settings, entries, monitor, info, access_log=access_log)
-        reloader = _reloader(router, entries, read, notifier, asked, gpu_available=gpu_available)
+        router = _assemble(settings, entries, monitor, info, notifier, access_log=access_log)
+        news = router.services.telemetry.reloads
+        reloader = Reloader(
+            settings, entries, read=read, gpu_available=gpu_available, holders=router, news=news, asked=asked
+        )
         router.services.reload = reloader
         background = [
             asyncio.create_task(_find_llama(router.launcher, info), name="find llama.cpp"),
@@ -195,8 +210,8 @@ async def running(
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await router.engine.close()
-            news = [router.learned.note(view) for view in router.engine.views()]
-            if any(news):
+            told = [router.learned.note(view) for view in router.engine.views()]
+            if any(told):
                 router.learned.save()
     finally:
         await monitor.close()
@@ -207,6 +222,7 @@ def _assemble(
     entries: tuple[Entry, ...],
     monitor: SystemDevices,
     info: Mapping[str, str],
+    notifier: Notifier,
     *,
     access_log: AccessLog,
 ) -> Router:
@@ -233,34 +249,7 @@ def _assemble(
         budget=BodyBudget(settings.api.max_buffered_mb * MIB),
         server_info=info,
     )
-    return Router(engine, services, launcher, learned, create_app(services, access_log))
-
-
-def _reloader(
-    router: Router,
-    entries: tuple[Entry, ...],
-    read: Callable[[], Settings],
-    notifier: Notifier,
-    asked: asyncio.Event,
-    *,
-    gpu_available: bool,
-) -> Reloader:
-    def ended() -> None:
-        router.services.status.refresh()
-        if router.engine.accepting:
-            notifier.ready(_serving(router.settings))
-
-    return Reloader(
-        router.settings,
-        entries,
-        read=read,
-        gpu_available=gpu_available,
-        holders=router,
-        news=router.services.telemetry.reloads,
-        began=notifier.reloading,
-        ended=ended,
-        asked=asked,
-    )
+    return Router(engine, services, launcher, learned, notifier, create_app(services, access_log))
 
 
 def _redact_secrets(settings: Settings) -> None:

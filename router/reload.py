@@ -10,24 +10,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from router.config import Changes, Reloaded, Settings, compare
-from router.core.types import Status
 from router.errors import ConfigError, ConfigRefused, ShuttingDown
 from router.inventory import Entry, inventory
 from router.telemetry.reloads import Reloads
 
 _log = logging.getLogger(__name__)
 
-_THERE = (Status.LOADING, Status.READY)
-
 
 class Holders(Protocol):
     """Everybody who holds a part of the settings; the composition root knows them."""
 
+    @property
     def accepting(self) -> bool:
         """False while the router starts up or shuts down."""
+
+    def reloading(self) -> AbstractContextManager[None]:
+        """Around each attempt, whatever comes of it."""
 
     def in_memory(self) -> Sequence[str]:
         """Models that are loaded, or are being."""
@@ -49,7 +51,6 @@ class Reloader:
     Args:
         read: blocking; raises ConfigError.
         gpu_available: see `inventory`.
-        began, ended: called around each attempt.
         asked: set by a signal.
     """
 
@@ -62,8 +63,6 @@ class Reloader:
         gpu_available: bool,
         holders: Holders,
         news: Reloads,
-        began: Callable[[], None],
-        ended: Callable[[], None],
         asked: asyncio.Event,
     ) -> None:
         self._settings = settings
@@ -72,8 +71,6 @@ class Reloader:
         self._gpu_available = gpu_available
         self._holders = holders
         self._news = news
-        self._began = began
-        self._ended = ended
         self._one_at_a_time = asyncio.Lock()
         self._asked = asked
 
@@ -92,11 +89,8 @@ class Reloader:
     async def __call__(self) -> Reloaded:
         """See `Reload`."""
         async with self._one_at_a_time:
-            self._began()
-            try:
+            with self._holders.reloading():
                 return await self._reload()
-            finally:
-                self._ended()
 
     async def _reload(self) -> Reloaded:
         try:
@@ -108,7 +102,7 @@ class Reloader:
         entries = await asyncio.to_thread(
             inventory, changes.settings, gpu_available=self._gpu_available, known=self._entries
         )
-        if not self._holders.accepting():
+        if not self._holders.accepting:
             raise ShuttingDown("The router is shutting down.", retry_after=5)
         reloaded = self._adopt(changes, entries)
         await self._holders.tidy()

@@ -77,7 +77,8 @@ async def test_who_comes_late_is_answered_and_a_second_exit_waits_for_nobody() -
             assert (await newcomer.get(url)).text == "come again"
             assert (await newcomer.get(url)).text == "come again"
             server.exit()
-            await serving
+            async with asyncio.timeout(20):
+                await serving
             with pytest.raises(httpx.TransportError):
                 await held
     assert told == ["exit", "hurry", "deadline"]
@@ -111,7 +112,8 @@ async def test_a_request_that_is_not_whole_is_not_waited_for() -> None:
             writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n" + said)
         await until(lambda: len(server.server_state.tasks) == 3)
         server.exit()
-        await serving
+        async with asyncio.timeout(20):
+            await serving
         for _, writer in connections:
             writer.close()
     assert len(told) == 3
