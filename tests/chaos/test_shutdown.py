@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from benchmarks import drain
 from router.learned import FILE
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.expect import expect_broken_stream, expect_error, expect_retry_after
-from tests.support.observing import descendants, in_background, is_alive, read_to_the_end, stream, wait_for_status
+from tests.support.observing import descendants, in_background, is_alive, read_to_the_end, stream
 from tests.support.puppets import puppets
 from tests.support.router import ROOT, RunningRouter, free_port
 from tests.support.waiting import wait_until
@@ -139,31 +138,23 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         expect_clean_end(running, left)
 
 
-def during_a_load(running: RunningRouter) -> None:
-    running.client.post("/v1/models/load", json={"model": "loading"})
-    wait_until(lambda: "pid" in running.status("loading"), DEADLINE, "the child's start")
-
-
-def during_a_restore(running: RunningRouter) -> None:
-    """Half a minute is what a child may take for that."""
-    said = [{"role": "user", "content": "Once upon a time there was a token that nobody wanted to read again. " * 20}]
-    assert running.chat("keeps", messages=said).status_code == 200
-    running.client.post("/v1/models/eject", json={"model": "keeps"})
-    assert list((running.folder / "state" / "conversations").glob("*/*")), "something was kept"
-    (running.folder / "hang").touch()
-    running.client.post("/v1/models/load", json={"model": "keeps"})
-    log = running.folder / "state" / "logs" / "keeps.log"
-    wait_until(lambda: log.read_text().count("is listening") == 2, DEADLINE, "the second child")
-    assert running.status("keeps")["status"] == "loading"
-
-
-@pytest.mark.parametrize("begin", [during_a_load, during_a_restore])
-def test_a_load_is_given_up(begin: Callable[[RunningRouter], None], tmp_path: Path) -> None:
+def test_loads_and_restores_are_given_up(tmp_path: Path) -> None:
+    """Half a minute is what a child may take to restore what it is given."""
     keeps = ("--prompt-ms", "2000", "--slot-bytes", "64", "--slot-trouble", str(tmp_path))
     with puppets(tmp_path, {"loading": ("--never-ready",), "keeps": keeps}) as running, in_background() as pool:
-        begin(running)
+        said = [
+            {"role": "user", "content": "Once upon a time there was a token that nobody wanted to read again. " * 20}
+        ]
+        assert running.chat("keeps", messages=said).status_code == 200
+        running.client.post("/v1/models/eject", json={"model": "keeps"})
+        assert list((tmp_path / "state" / "conversations").glob("*/*")), "something was kept"
+        (tmp_path / "hang").touch()
+        running.client.post("/v1/models/load", json={"model": "keeps"})
+        log = tmp_path / "state" / "logs" / "keeps.log"
+        wait_until(lambda: log.read_text().count("is listening") == 2, DEADLINE, "the second child")
         waiter = pool.submit(running.chat, "loading")
-        wait_for_status(running, "loading", "loading")
+        wait_until(lambda: "pid" in running.status("loading"), DEADLINE, "the start of the other")
+        assert running.status("keeps")["status"] == running.status("loading")["status"] == "loading"
         left = descendants(running)
         terminate(running)
         expect_error(waiter.result(), 503, code="shutting_down")
