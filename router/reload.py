@@ -89,8 +89,13 @@ class Reloader:
     async def __call__(self) -> Reloaded:
         """See `Reload`."""
         async with self._one_at_a_time:
+            self._check_open()
             with self._holders.reloading():
                 return await self._reload()
+
+    def _check_open(self) -> None:
+        if not self._holders.accepting:
+            raise ShuttingDown("The router is shutting down.", retry_after=5)
 
     async def _reload(self) -> Reloaded:
         try:
@@ -102,8 +107,7 @@ class Reloader:
         entries = await asyncio.to_thread(
             inventory, changes.settings, gpu_available=self._gpu_available, known=self._entries
         )
-        if not self._holders.accepting:
-            raise ShuttingDown("The router is shutting down.", retry_after=5)
+        self._check_open()  # it may have been told to stop meanwhile
         reloaded = self._adopt(changes, entries)
         await self._holders.tidy()
         return reloaded
