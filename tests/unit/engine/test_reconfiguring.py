@@ -78,11 +78,13 @@ async def test_a_child_that_is_being_ended_gets_less_time_when_there_is_a_hurry(
             lease.finish()
         (child,) = b.launcher.children
         child.hold_stop = asyncio.Event()
-        b.engine.begin_close()
-        await until(lambda: child.stops == [5.0])
-        b.engine.hurry()
-        await until(lambda: child.stops == [5.0, 0.0])
-        child.hold_stop.set()
+        try:
+            b.engine.begin_close()
+            await until(lambda: child.stops == [5.0])
+            b.engine.hurry()
+            await until(lambda: child.stops == [5.0, 0.0])
+        finally:
+            child.hold_stop.set()
 
 
 async def test_a_hurry_tells_those_who_run(bench: Any) -> None:
