@@ -26,14 +26,14 @@ from router.api.tickets import TicketOffice
 from router.backends.capabilities import build_stamp
 from router.backends.llama_server import LlamaServerLauncher
 from router.config import Settings, load_settings
-from router.core.types import Policy, Priority, Status
+from router.core.types import Device, ModelSpec, Policy, Priority, Status
 from router.demo import prepare_demo, wants_demo, welcome
 from router.devices.monitor import SystemDevices
 from router.engine.engine import Engine
 from router.engine.limits import Limits
 from router.engine.ports import LaunchError
 from router.errors import ConfigError, Problem
-from router.inventory import CACHE_RAM_MB, MIB, Entry, inventory, working_dir
+from router.inventory import CACHE_RAM_MB, MIB, Entry, inventory, kept_in_vain, working_dir
 from router.learned import LearnedMemory
 from router.notify import Notifier, keep_alive
 from router.reload import Reloader
@@ -98,7 +98,7 @@ class Router:
         self.launcher.adopt({entry.name: entry.launch_spec() for entry in entries}, working_dir=working_dir(settings))
         self.services.telemetry.adopt(settings.models)
         self.engine.configure(
-            models=[self.learned.apply(entry.model_spec(settings)) for entry in entries],
+            models=_specs(settings, entries, self.learned, [view.device for view in self.engine.devices()]),
             policy=_policy(settings),
             limits=_limits(settings),
             changed=changed,
@@ -183,9 +183,6 @@ async def running(
             if note:
                 _log.info("%s", note)
         entries = await asyncio.to_thread(inventory, settings, gpu_available=gpu_available)
-        for entry in entries:
-            if entry.unreadable:
-                _log.warning("the memory of %s is guessed from its size: %s", entry.name, entry.unreadable)
         info: dict[str, str] = {"llama_server": "looking for it"}
         router = _assemble(settings, entries, monitor, info, notifier, access_log=access_log)
         news = router.services.telemetry.reloads
@@ -217,6 +214,19 @@ async def running(
         await monitor.close()
 
 
+def _specs(
+    settings: Settings, entries: Sequence[Entry], learned: LearnedMemory, devices: Sequence[Device]
+) -> list[ModelSpec]:
+    """The models as the engine is to know them; what of them will not be as one might think stands in the log."""
+    specs = [learned.apply(entry.model_spec(settings)) for entry in entries]
+    for entry in entries:
+        if entry.unreadable:
+            _log.warning("the memory of %s is guessed from its size: %s", entry.name, entry.unreadable)
+    for warning in kept_in_vain(specs, devices, places=settings.system.max_concurrent_models):
+        _log.warning("%s", warning)
+    return specs
+
+
 def _assemble(
     settings: Settings,
     entries: tuple[Entry, ...],
@@ -232,7 +242,7 @@ def _assemble(
     status = StatusBus()
     telemetry = Telemetry([entry.name for entry in entries], version=__version__, status=status)
     engine = Engine(
-        models=[learned.apply(entry.model_spec(settings)) for entry in entries],
+        models=_specs(settings, entries, learned, monitor.devices),
         policy=_policy(settings),
         limits=_limits(settings),
         launcher=launcher,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router.backends.llama_server import LlamaServerSpec
 from router.config import ModelConfig, Settings, flag_value
 from router.core.estimate import Projection
-from router.core.types import ModelSpec, Need
+from router.core.placement import unkept
+from router.core.types import Device, ModelSpec, Need
 from router.devices.host import repacked_types
 from router.foresight import Machine, foresee
 
@@ -83,6 +84,8 @@ class Entry:
             pinned=self.config.pinned,
             evict_cost=self.config.evict_cost,
             exclusive_with=settings.exclusive_with(self.name),
+            min_replicas=self.config.min_replicas,
+            max_replicas=self.config.max_replicas,
         )
 
     def launch_spec(self) -> LlamaServerSpec:
@@ -107,6 +110,20 @@ def inventory(settings: Settings, *, gpu_available: bool, known: Iterable[Entry]
     machine = Machine(gpu_available, repacked_types(), settings.system.vram_multiplier)
     earlier = {entry.name: entry for entry in known}
     return tuple(_entry(settings, name, machine, earlier.get(name)) for name in settings.models)
+
+
+def kept_in_vain(specs: Iterable[ModelSpec], devices: Iterable[Device], *, places: int) -> Iterator[str]:
+    """What is to be kept in memory (`min_replicas`) and will not all be, in sentences for people."""
+    kept = {spec.name: spec for spec in specs if spec.min_replicas}
+    if len(kept) > places:
+        yield (
+            f"min_replicas keeps {len(kept)} models in memory, and system.max_concurrent_models allows {places}: "
+            "raise it, or keep fewer."
+        )
+    wanted = [(spec.name, spec.need, spec.min_replicas) for spec in kept.values()]
+    for name, number, shortage in unkept(wanted, {device.id: device.capacity for device in devices}):
+        why = "the next one would have to be cut to fit" if shortage is None else f"the next one {shortage.message}"
+        yield f"models.{name}.min_replicas is {kept[name].min_replicas}, and memory for {number} is there: {why}."
 
 
 def _entry(settings: Settings, name: str, machine: Machine, known: Entry | None) -> Entry:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from router.core.admission import removed
 from router.core.fleet import Fleet
 from router.core.grants import Grants
-from router.core.lifecycle import Health, ReplicaState
 from router.core.outbox import Outbox
 from router.core.records import Model, State, Want
 from router.core.types import ModelSpec, Policy, RejectCode
-
-_COMING_OR_THERE = (ReplicaState.RESERVED, ReplicaState.STARTING, ReplicaState.READY)
 
 
 class Roster:
@@ -39,11 +37,12 @@ class Roster:
             else:
                 self._renew(known, spec, now, anew=known.retired or name in changed)
             self._out.touch(known)
-        state.note_rivals()
+        state.survey()
 
     def _renew(self, model: Model, spec: ModelSpec, now: float, *, anew: bool) -> None:
         """Its waiters stay, and are served by whatever replica comes next."""
-        comes_back = anew and model.replica is not None and model.replica.state in _COMING_OR_THERE
+        comes_back = anew and bool(model.staying)
+        model.ejected = model.ejected and not model.retired
         model.retired = False
         model.adopt(spec, self._state.policy, anew=anew)
         if anew:
@@ -54,15 +53,13 @@ class Roster:
     def _retire(self, model: Model, now: float) -> None:
         model.retired = True
         model.want = Want.NO
+        model.spec = replace(model.spec, min_replicas=0)
         self._grants.turn_away(model, RejectCode.REMOVED, removed(model.spec.name))
-        model.failures.clear()
-        if model.health is not Health.AVAILABLE:
-            model.recover()
+        model.forget_failures()
         self._replace(model, "has been removed from the configuration", now)
         self._out.touch(model)
 
     def _replace(self, model: Model, reason: str, now: float) -> None:
-        replica = model.replica
-        if replica is not None:
+        for replica in list(model.replicas):
             replica.stale = True
             self._fleet.let_go(replica, reason, now)

@@ -55,6 +55,7 @@ def test_each_key_of_a_model_is_seen(folder: Path) -> None:
         "pinned": True,
         "evict_cost": 2.0,
         "exclusive_with": ["b"],
+        "max_replicas": 2,
     }
     for key, value in said.items():
         old, new = settings(folder, {"a": {}, "b": {}}), settings(folder, {"a": {key: value}, "b": {}})

@@ -1,63 +1,37 @@
-"""What makes one replica of a model another than the last."""
+"""What start-up says of models that are to be kept in memory."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-import pytest
-
-from router.config import ModelConfig, Settings, SystemConfig
-from router.inventory import Entry, inventory
+from router.core.types import ModelSpec
+from router.inventory import kept_in_vain
+from tests.support.drive import cpu_model, gpu, gpu_model, host
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    (tmp_path / "adapter.gguf").write_bytes(b"GGUF")
-    return tmp_path
+def kept(model: ModelSpec, least: int) -> ModelSpec:
+    return replace(model, min_replicas=least, max_replicas=64)
 
 
-def listed(folder: Path, known: tuple[Entry, ...] = (), *, vram_multiplier: float = 1.1, **keys: Any) -> Entry:
-    models = {"m": ModelConfig.model_validate({"model_path": "m.gguf", "flags": ["--lora", "adapter.gguf"], **keys})}
-    system = SystemConfig(base_models_path=folder, vram_multiplier=vram_multiplier)
-    settings = Settings.build(models=models, folder=folder, system=system)
-    (found,) = inventory(settings, gpu_available=False, known=known)
-    return found
+def test_what_fits_is_not_mentioned() -> None:
+    models = [kept(cpu_model("a", 4), 3), kept(gpu_model("b", 8), 2), cpu_model("c", 16)]
+    assert not list(kept_in_vain(models, [host(), gpu(0)], places=3))
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [{"flags": ["-c", "512"]}, {"flags": []}, {"env": {"A": "1"}}, {"flags": ["--lora", "adapter.gguf", "-np", "3"]}],
-)
-def test_another_origin(keys: dict[str, Any], folder: Path) -> None:
-    assert listed(folder, **keys).origin != listed(folder).origin
+def test_memory_for_only_some_of_them_is_told_with_the_arithmetic() -> None:
+    models = [kept(cpu_model("a", 6), 2), kept(cpu_model("b", 6), 1)]
+    (told,) = kept_in_vain(models, [host()], places=3)
+    assert told == (
+        "models.b.min_replicas is 1, and memory for 0 is there: the next one "
+        "needs 6,144 MiB on host (4,096 MiB of 16,384 MiB free): 2,048 MiB short on host."
+    )
 
 
-@pytest.mark.parametrize("keys", [{"aliases": ["x"]}, {"pinned": True}, {"evict_cost": 3}, {"idle_timeout_sec": 1}])
-def test_the_same_origin(keys: dict[str, Any], folder: Path) -> None:
-    known = listed(folder)
-    found = listed(folder, (known,), **keys)
-    assert found.origin == known.origin
-    assert found.config != known.config
+def test_a_second_one_that_is_cut_does_not_count() -> None:
+    (told,) = kept_in_vain([kept(gpu_model("a", 20), 2)], [host(64), gpu(0)], places=3)
+    assert "min_replicas is 2, and memory for 1 is there" in told
 
 
-@pytest.mark.parametrize("file", ["m.gguf", "adapter.gguf"])
-def test_a_file_that_was_replaced(file: str, folder: Path) -> None:
-    known = listed(folder)
-    (folder / file).write_bytes(b"GGUF, another one")
-    found = listed(folder, (known,))
-    assert found.origin != known.origin
-    assert found.file_bytes > known.file_bytes
-
-
-def test_the_figures_of_what_has_not_changed_are_taken(folder: Path) -> None:
-    known = replace(listed(folder), file_bytes=123)
-    assert listed(folder, (known,), pinned=True).file_bytes == 123
-    assert listed(folder, (known,), vram_multiplier=2).file_bytes != 123
-
-
-def test_a_flag_that_names_no_file_is_none(folder: Path) -> None:
-    long = listed(folder, flags=["--chat-template", "x" * 5000, "--grammar", "root ::= x"])
-    assert long.stamps[1:] == ((0, 0), (0, 0))
+def test_more_models_than_places_are_told() -> None:
+    (told,) = kept_in_vain([kept(cpu_model(name), 1) for name in "ab"], [host()], places=1)
+    assert "keeps 2 models in memory, and system.max_concurrent_models allows 1" in told

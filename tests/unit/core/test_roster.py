@@ -200,3 +200,43 @@ def test_the_line_is_measured_by_the_new_slots() -> None:
         drive.leave(ticket)
     assert model.queue.width == 0
     assert all(replica.state is ReplicaState.DRAINING for replica in drive.scheduler.replicas.values())
+
+
+def test_several_replicas_are_all_replaced_as_each_comes_to_its_end() -> None:
+    kept = replace(cpu_model("a"), min_replicas=2, max_replicas=4)
+    drive = Drive([kept])
+    drive.observe()
+    assert drive.starts() == ["a", "a"]
+    first, second = (start.replica for start in drive.started)
+    drive.take(drive.scheduler.replica_ready(first, 1, drive.now, readings=(), usage={}))
+    drive.take(drive.scheduler.replica_ready(second, 1, drive.now, readings=(), usage={}))
+    running = drive.ask("a")
+    drive.configure(kept, changed=["a"])
+    (idle,) = (stop.replica for stop in drive.stopped)
+    drive.take(drive.scheduler.replica_exited(idle, "stopped", drive.now))
+    drive.reclaim(idle)
+    drive.observe()
+    assert drive.starts() == ["a"] * 4, "while the other still finishes what it has"
+    drive.end(running)
+    assert {stop.replica for stop in drive.stopped} == {first, second}
+
+
+def test_a_removed_model_is_not_kept_any_more() -> None:
+    kept = replace(cpu_model("a"), min_replicas=1)
+    drive = Drive([kept])
+    drive.observe()
+    drive.ready("a")
+    drive.configure()
+    drive.exit("a")
+    drive.observe()
+    drive.sleep(60)
+    assert drive.starts() == ["a"]
+    drive.configure(kept)
+    drive.observe()
+    assert drive.starts() == ["a", "a"]
+
+
+def test_a_model_is_kept_from_now_on() -> None:
+    drive = Drive([cpu_model("a")])
+    drive.configure(replace(cpu_model("a"), min_replicas=1))
+    assert drive.starts() == ["a"]
