@@ -20,14 +20,18 @@ from starlette.types import ASGIApp
 from router import __version__
 from router.api.app import create_app
 from router.api.body import BodyBudget
+from router.api.door import Door
+from router.api.door import Limits as DoorLimits
+from router.api.forwarding import Proxies
 from router.api.server import Server, hush_uvicorn, listen
 from router.api.services import Services
 from router.api.tickets import TicketOffice
 from router.backends.capabilities import build_stamp
 from router.backends.llama_server import LlamaServerLauncher
-from router.config import Settings, load_settings
+from router.config import ApiConfig, Settings, load_settings
 from router.core.types import ModelSpec, Policy, Priority
 from router.demo import prepare_demo, wants_demo, welcome
+from router.descriptors import connections_that_fit
 from router.devices.monitor import SystemDevices
 from router.engine.engine import Engine
 from router.engine.limits import Limits
@@ -56,6 +60,7 @@ class Router:
     engine: Engine
     status: StatusBus
     app: ASGIApp
+    door: Door
 
     def begin_shutdown(self) -> None:
         """Turn waiters away and end the status streams; what is being generated runs on."""
@@ -184,7 +189,8 @@ def _assemble(
         budget=BodyBudget(settings.api.max_buffered_mb * MIB),
         server_info=info,
     )
-    return Router(settings, engine, status, create_app(services, access_log))
+    door = Door(_door_limits(settings.api), telemetry.connections)
+    return Router(settings, engine, status, create_app(services, access_log), door)
 
 
 def _launcher(settings: Settings, entries: tuple[Entry, ...], *, gpu_available: bool) -> LlamaServerLauncher:
@@ -250,6 +256,27 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
+def _door_limits(api: ApiConfig) -> DoorLimits:
+    connections = api.max_connections
+    fitting = connections_that_fit(connections, requests=api.max_open_requests)
+    if fitting < connections:
+        _log.warning(
+            "Only %d of api.max_connections = %d fit beside api.max_open_requests = %d into the limit of open files; "
+            "raise it (`ulimit -n`, LimitNOFILE= in systemd), or lower them",
+            fitting, connections, api.max_open_requests,
+        )  # fmt: skip
+    return DoorLimits(
+        header_timeout=api.header_timeout_sec,
+        body_timeout=api.body_timeout_sec,
+        keep_alive=api.keep_alive_sec,
+        send_timeout=api.send_timeout_sec,
+        connections=fitting,
+        per_peer=api.max_connections_per_peer,
+        requests=api.max_open_requests,
+        proxies=Proxies(api.forwarded_allow_ips),
+    )
+
+
 def _calm_collector() -> None:
     """Leave what has been made so far out of every later collection, and collect rarely.
 
@@ -270,7 +297,7 @@ async def _serve(settings: Settings, sock: socket.socket, demo: Path | None) -> 
                 on_exit=router.begin_shutdown,
                 on_deadline=router.engine.abort_all,
                 drain=DRAIN_SEC,
-                send_timeout=settings.api.send_timeout_sec,
+                door=router.door,
             )
             await server.serve(sockets=[sock])
 

@@ -16,7 +16,8 @@ from typing import cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from router.api.protocol import KEEP_ALIVE_SEC, SEND_TIMEOUT_SEC, HttpProtocol
+from router.api.door import Door, Limits
+from router.api.protocol import HttpProtocol
 
 _BACKLOG = 2048
 _LAST_WORDS_SEC = 2.0
@@ -44,11 +45,9 @@ def hush_uvicorn() -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
 
-def config_of(
-    app: ASGIApp, *, graceful: int, send_timeout: float = SEND_TIMEOUT_SEC, keep_alive: float = KEEP_ALIVE_SEC
-) -> uvicorn.Config:
+def config_of(app: ASGIApp, *, graceful: int, door: Door) -> uvicorn.Config:
     """uvicorn as it is used here: it listens and ends, and leaves connections to a protocol of ours."""
-    protocol = partial(HttpProtocol, send_timeout=send_timeout, keep_alive=keep_alive)
+    protocol = partial(HttpProtocol, door=door)
     return uvicorn.Config(
         app,
         http=cast("type[asyncio.Protocol]", protocol),
@@ -74,7 +73,7 @@ class Server(uvicorn.Server):
         on_listening: called once requests are accepted.
         on_exit: called at the first signal, before connections are waited for.
         on_deadline: called when open requests have not finished `drain` seconds later.
-        send_timeout: seconds that a client may take nothing of what waits for it.
+        door: by which clients come in; without one the door of the default limits.
     """
 
     def __init__(
@@ -85,10 +84,10 @@ class Server(uvicorn.Server):
         on_exit: Callable[[], None],
         on_deadline: Callable[[], None],
         drain: float,
-        send_timeout: float = SEND_TIMEOUT_SEC,
+        door: Door | None = None,
     ) -> None:
         # Its own way out cuts connections without a word, so it comes after `on_deadline`.
-        super().__init__(config_of(app, graceful=math.ceil(drain + _LAST_WORDS_SEC), send_timeout=send_timeout))
+        super().__init__(config_of(app, graceful=math.ceil(drain + _LAST_WORDS_SEC), door=door or Door(Limits())))
         self._on_listening = on_listening
         self._on_exit = on_exit
         self._on_deadline = on_deadline

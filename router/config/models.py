@@ -5,6 +5,7 @@ The tables of docs/configuration.md are tested against these classes.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -62,6 +63,13 @@ def _check_origin(value: str) -> str:
     return value.lower()
 
 
+def _check_network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise refuse("expected an address or a network", 'e.g. "127.0.0.1", "10.0.0.0/8" or "::1"') from None
+
+
 def _check_devices(value: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(value)) != len(value):
         raise refuse("expected each device once")
@@ -116,7 +124,7 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PingInterval = Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)]  # many clients give a silent server 60 s
-SendTimeout = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
+ClientTimeout = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
 FilePath = Annotated[Path, BeforeValidator(_to_path)]
 Variable = Annotated[str, AfterValidator(_check_variable)]
 VariableValue = Annotated[str, AfterValidator(_check_variable_value)]
@@ -137,7 +145,14 @@ class ApiConfig(_Section):
     max_buffered_mb: Count = 1024
     allow_unauthenticated: bool = False
     stream_ping_sec: PingInterval = 15.0
-    send_timeout_sec: SendTimeout = 60.0
+    send_timeout_sec: ClientTimeout = 60.0
+    header_timeout_sec: ClientTimeout = 20.0
+    body_timeout_sec: ClientTimeout = 60.0
+    keep_alive_sec: ClientTimeout = 75.0
+    max_connections: Count = 12_000
+    max_connections_per_peer: Count = 1024
+    max_open_requests: Count = 4096
+    forwarded_allow_ips: Annotated[tuple[Annotated[str, AfterValidator(_check_network)], ...], FromList] = ()
 
 
 class PriorityOffsets(_Section):

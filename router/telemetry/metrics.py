@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, genera
 
 from router.core.types import ModelView, Priority, Status
 from router.engine.ports import ConversationEvent, LoadPhase
+from router.telemetry.connections import ConnectionCounts, ConnectionsCollector
 from router.telemetry.counts import Counts, CountsCollector
 from router.telemetry.gauges import EngineGauges, Provider, SharedSampler
 from router.telemetry.records import RecentRequests, RequestRecord
@@ -43,9 +44,11 @@ class Telemetry:
         self._started = clock()
         self._counts = {name: Counts() for name in names}
         self._gauges = EngineGauges()
+        self.connections = ConnectionCounts()
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(CountsCollector(self._counts))
         self.registry.register(self._gauges)
+        self.registry.register(ConnectionsCollector(self.connections))
         build = Gauge("router_build_info", "Always 1; the label is the version.", ["version"], registry=self.registry)
         build.labels(version).set(1)
         ProcessCollector(registry=self.registry)
