@@ -143,6 +143,7 @@ class ApiConfig(_Section):
     cors_origins: Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], FromList] = ()
     max_body_mb: Count = 64
     max_buffered_mb: Count = 1024
+    max_text_mb: Count = 8
     allow_unauthenticated: bool = False
     stream_ping_sec: PingInterval = 15.0
     send_timeout_sec: ClientTimeout = 60.0

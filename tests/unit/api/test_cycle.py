@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,13 +28,13 @@ Relay = Callable[[Cycle], Awaitable[None]]
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, **limits: float) -> AsyncIterator[Address]:
+async def serving(app: ASGIApp, **limits: Any) -> AsyncIterator[Address]:
     async with asyncio.timeout(20), served(app, **limits) as address:
         yield address
 
 
 @asynccontextmanager
-async def relaying(relay: Relay, **limits: float) -> AsyncIterator[Address]:
+async def relaying(relay: Relay, **limits: Any) -> AsyncIterator[Address]:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await relay(cycle_of(scope))
 
