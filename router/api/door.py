@@ -18,6 +18,7 @@ _TICK_SEC = 1.0
 _LOOKS = 4  # within the shortest limit, if that is short
 _HASTE = 10  # so much sooner an idle connection is closed when few more fit
 _SLACK = 64  # connections over a limit that still hear why they are refused
+_AT_ONCE = 256
 _QUIET_SEC = 10.0  # between two lines of the log about refusals
 _log = logging.getLogger("router.api")
 
@@ -70,6 +71,7 @@ class Door:
         self._guests: dict[Guest, str | None] = {}
         self._peers: dict[str, int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._round: list[Guest] = []  # who is still to be looked at
         self._quiet_until = 0.0
         self._unsaid = 0
 
@@ -120,18 +122,26 @@ class Door:
         message = f"More than {self.limits.per_peer} connections from one address (api.max_connections_per_peer)."
         return TooManyConnections(message, retry_after=2), reason
 
-    def _look(self) -> None:
-        haste = _HASTE if len(self._guests) > self.limits.connections * 7 // 8 else 1
-        self._timer = None
-        if self._guests:
-            self._look_later()
-        for guest in list(self._guests):
-            guest.look(self.now, haste)
-
     def _look_later(self) -> None:
         loop = asyncio.get_running_loop()
         self.now = loop.time()
         self._timer = loop.call_later(self.tick, self._look)
+
+    def _look(self) -> None:
+        """At so many in one turn of the loop: to tell thousands at once that they are late would hold up all others."""
+        if not self._round:
+            self._round = list(self._guests)
+        haste = _HASTE if len(self._guests) > self.limits.connections * 7 // 8 else 1
+        some, self._round = self._round[:_AT_ONCE], self._round[_AT_ONCE:]
+        for guest in some:
+            if guest in self._guests:  # still
+                guest.look(self.now, haste)
+        if self._round:
+            self._timer = asyncio.get_running_loop().call_later(0, self._look)
+        elif self._guests:
+            self._look_later()
+        else:
+            self._timer = None
 
 
 @lru_cache(maxsize=1024)

@@ -32,7 +32,7 @@ def _check_coding(version: str, coding: bytes) -> None:
     if version == "1.0":
         raise InvalidRequest("HTTP/1.0 has no `transfer-encoding`.")
     if coding.strip().lower() != b"chunked":
-        raise UnsupportedEncoding("Compressed bodies are not accepted; send the body as it is.")
+        raise UnsupportedEncoding("Of transfer-encodings only `chunked` is accepted; send the body as it is.")
 
 
 def refusal(error: RouterError, dialect: Dialect) -> bytes:

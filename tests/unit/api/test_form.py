@@ -61,7 +61,7 @@ async def test_what_is_no_form_is_refused(body: bytes, kind: str) -> None:
     ids=["parts", "headers", "one header"],
 )
 async def test_too_many_headers_are_not_read_to_the_end(body: bytes) -> None:
-    with pytest.raises(InvalidRequest, match="more than|Maximum"):
+    with pytest.raises(InvalidRequest, match=r"more than|Maximum"):
         await field_of(body, TYPE, "model")
 
 
