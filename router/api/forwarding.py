@@ -8,6 +8,8 @@ from functools import lru_cache
 
 from starlette.types import Scope
 
+from router.api.named import replace_headers
+
 _FOR = b"x-forwarded-for"
 _PROTO = b"x-forwarded-proto"
 _SCHEMES = frozenset((b"http", b"https"))
@@ -37,7 +39,7 @@ class Proxies:
             return
         forwarded = [value for name, value in scope["headers"] if name == _FOR]
         schemes = [value.strip().lower() for name, value in scope["headers"] if name == _PROTO]
-        scope["headers"] = [pair for pair in scope["headers"] if pair[0] not in {_FOR, _PROTO}]
+        replace_headers(scope, [pair for pair in scope["headers"] if pair[0] not in {_FOR, _PROTO}])
         host = self._client(b",".join(forwarded).decode("latin-1"))
         scope["client"] = None if host is None else (host, 0)
         if schemes and schemes[-1] in _SCHEMES:

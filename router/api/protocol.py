@@ -45,10 +45,6 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 _log = logging.getLogger("router.api")
 
 
-class _BusyServer(Overloaded):
-    """`api.max_open_requests` are being answered."""
-
-
 class HttpProtocol(asyncio.Protocol):
     """One client's connection. HTTP/1.0 and 1.1; offers of another protocol are not taken up.
 
@@ -177,10 +173,9 @@ class HttpProtocol(asyncio.Protocol):
                 raise InvalidRequest("CONNECT is for proxies; this is none.")
             self._decline_upgrade(version)
             return
-        check_head(version, self._headers)
         if len(self._state.tasks) >= self._most_requests and not self._url.startswith(_ALWAYS):
             message = f"{self._most_requests} requests are being answered already (api.max_open_requests). Try again."
-            raise _BusyServer(message, retry_after=2)
+            raise Overloaded(message, retry_after=2)
         if len(self._waiting) == _MOST_AHEAD:
             raise InvalidRequest(f"More than {_MOST_AHEAD} requests came ahead of their turn.")
         at_once = self._answering is None and not self._outflow.full
@@ -189,6 +184,7 @@ class HttpProtocol(asyncio.Protocol):
             size = head_size(self._url, self._headers)
         method = self._parser.get_method().decode("ascii")
         scope = http_scope(method, self._url, version, self._headers, self._client, self._server)
+        check_head(scope)
         keep_alive = version != "1.0" and self._parser.should_keep_alive()
         cycle = self._reading = Cycle(self, scope, head_size=size, keep_alive=keep_alive)
         scope["extensions"] = {EXTENSION: cycle}
@@ -329,7 +325,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def _answer(self, cycle: Cycle) -> None:
         self._answering = cycle
-        cycle.task = self._loop.create_task(self._run(cycle), name="request")
+        # `create_task` takes a third longer: it makes up a name before it sets this one.
+        cycle.task = asyncio.Task(self._run(cycle), loop=self._loop, name="request")
         self._state.tasks.add(cycle.task)
 
     async def _run(self, cycle: Cycle) -> None:
@@ -393,7 +390,7 @@ class HttpProtocol(asyncio.Protocol):
 def _reason(error: HttpParserError) -> tuple[RouterError, Refusal]:
     """Why the parser stopped, in words for people; what a callback raised is told by its own."""
     cause = error.__context__
-    if isinstance(cause, _BusyServer):
+    if isinstance(cause, Overloaded):
         return cause, "requests"
     told = cause if isinstance(cause, RouterError) else InvalidRequest(f"This is not valid HTTP: {error}.")
     return told, "malformed"

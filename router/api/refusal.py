@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from starlette.types import Scope
 
 from router.api.context import fresh_id
 from router.api.errors import HttpVersionNotSupported
 from router.api.head import date_line, status_line
+from router.api.named import named
 from router.errors import InvalidRequest, RouterError, UnsupportedEncoding
 from router.proxy.dialect import Dialect, ErrorInfo, error_body
 
 _VERSIONS = frozenset(("1.0", "1.1"))
 
 
-def check_head(version: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
+def check_head(scope: Scope) -> None:
     """What the parser lets pass though a proxy in front might take it for something else.
 
     Raises HttpVersionNotSupported, InvalidRequest, UnsupportedEncoding.
     """
-    names = [name for name, _ in headers]
-    hosts = names.count(b"host")
+    version, headers = scope["http_version"], named(scope)
     if version not in _VERSIONS:
         raise HttpVersionNotSupported("This server speaks HTTP/1.1 and HTTP/1.0.")
-    if hosts != 1 and (hosts or version == "1.1"):
-        raise InvalidRequest(f"The request has {hosts or 'no'} `host` headers; it must have one.")
-    if b"transfer-encoding" in names:
-        _check_coding(version, headers[names.index(b"transfer-encoding")][1])
+    host = headers.get(b"host")
+    if b"," in host if host is not None else version == "1.1":  # a comma also stands between the values of two
+        raise InvalidRequest(f"The request has {'several' if host else 'no'} `host` headers; it must have one.")
+    coding = headers.get(b"transfer-encoding")
+    if coding is not None:
+        _check_coding(version, coding)
 
 
 def _check_coding(version: str, coding: bytes) -> None:

@@ -174,7 +174,14 @@ def judged(body: bytes) -> str:
 
 
 def told(body: bytes) -> str:
-    words = {"not UTF-8": "UTF-8", "Compressed": "UTF-8", "deeply": "deep", "not valid JSON": "JSON", "digits": "digits", "object": "object"}
+    words = {
+        "not UTF-8": "UTF-8",
+        "Compressed": "UTF-8",
+        "deeply": "deep",
+        "not valid JSON": "JSON",
+        "digits": "digits",
+        "object": "object",
+    }
     try:
         parse_json(body)
     except (InvalidRequest, UnsupportedEncoding) as error:
