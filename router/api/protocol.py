@@ -252,7 +252,9 @@ class HttpProtocol(asyncio.Protocol):
         if self._transport.is_closing() or (self._reading is None and not self._deaf):
             self._close_now()
             return
-        self._deaf, self._reading, self._since = True, None, self._door.now
+        self._deaf, self._since = True, self._door.now
+        self._reading = self._answering = None
+        self._waiting.clear()
         self.resume_reading()
         self._transport.write_eof()
         self._watch_the_rest()

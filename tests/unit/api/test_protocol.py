@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from router.api import protocol
 from router.api.cycle import cycle_of
+from router.api.door import Door, Limits
 from tests.fakes.serving import Address, eventually, served
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -97,6 +99,33 @@ async def test_a_body_that_stops_being_http_is_told_so_and_the_request_is_over()
         writer.write(b"garbage\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 400")
         await over.wait()
+        writer.close()
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_one_that_sends_on_is_left_after_a_while(answered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_LINGER_SEC", 0.05)
+    door = Door(Limits(keep_alive=0.2))
+    reading = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        cycle = cycle_of(scope)
+        if answered:
+            cycle.start(200, [])
+            cycle.flush()
+        reading.set()
+        await receive()
+        if answered:
+            cycle.break_off()
+        else:
+            await receive()
+
+    async with served(app, door=door) as address:
+        _, writer = await address.connect()
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        await reading.wait()
+        writer.write(b"1\r\na\r\n" if answered else b"garbage\r\n")
+        await eventually(lambda: door.counts.open == 0)
         writer.close()
 
 
