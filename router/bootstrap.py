@@ -20,14 +20,18 @@ from starlette.types import ASGIApp
 from router import __version__
 from router.api.app import create_app
 from router.api.body import BodyBudget
+from router.api.door import Door
+from router.api.door import Limits as DoorLimits
+from router.api.forwarding import Proxies
 from router.api.server import Server, hush_uvicorn, listen
 from router.api.services import Services
 from router.api.tickets import TicketOffice
 from router.backends.capabilities import build_stamp
 from router.backends.llama_server import LlamaServerLauncher
-from router.config import Settings, load_settings
+from router.config import ApiConfig, Settings, load_settings
 from router.core.types import Device, ModelSpec, Policy, Priority, Status
 from router.demo import prepare_demo, wants_demo, welcome
+from router.descriptors import connections_that_fit
 from router.devices.monitor import SystemDevices
 from router.engine.engine import Engine
 from router.engine.limits import Limits
@@ -60,6 +64,7 @@ class Router:
     learned: LearnedMemory
     notifier: Notifier
     app: ASGIApp
+    door: Door
 
     @property
     def settings(self) -> Settings:
@@ -264,7 +269,8 @@ def _assemble(
         budget=BodyBudget(settings.api.max_buffered_mb * MIB),
         server_info=info,
     )
-    return Router(engine, services, launcher, learned, notifier, create_app(services, access_log))
+    door = Door(_door_limits(settings.api), telemetry.connections)
+    return Router(engine, services, launcher, learned, notifier, create_app(services, access_log), door)
 
 
 def _redact_secrets(settings: Settings) -> None:
@@ -335,6 +341,27 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
+def _door_limits(api: ApiConfig) -> DoorLimits:
+    connections = api.max_connections
+    fitting = connections_that_fit(connections, requests=api.max_open_requests)
+    if fitting < connections:
+        _log.warning(
+            "Only %d of api.max_connections = %d fit beside api.max_open_requests = %d into the limit of open files; "
+            "raise it (`ulimit -n`, LimitNOFILE= in systemd), or lower them",
+            fitting, connections, api.max_open_requests,
+        )  # fmt: skip
+    return DoorLimits(
+        header_timeout=api.header_timeout_sec,
+        body_timeout=api.body_timeout_sec,
+        keep_alive=api.keep_alive_sec,
+        send_timeout=api.send_timeout_sec,
+        connections=fitting,
+        per_peer=api.max_connections_per_peer,
+        requests=api.max_open_requests,
+        proxies=Proxies(api.forwarded_allow_ips),
+    )
+
+
 def _calm_collector() -> None:
     """Leave what has been made so far out of every later collection, and collect rarely.
 
@@ -371,7 +398,7 @@ async def _serve(
                 on_deadline=router.engine.abort_all,
                 on_hurry=router.engine.hurry,
                 drain=lambda: router.settings.system.drain_timeout_sec,
-                send_timeout=settings.api.send_timeout_sec,
+                door=router.door,
             )
             signals.stop = server.exit
             await server.serve(sockets=[sock])

@@ -14,7 +14,8 @@ from typing import cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from router.api.protocol import KEEP_ALIVE_SEC, SEND_TIMEOUT_SEC, HttpProtocol
+from router.api.door import Door, Limits
+from router.api.protocol import HttpProtocol
 
 _BACKLOG = 2048
 _LAST_WORDS_SEC = 0.3
@@ -42,11 +43,9 @@ def hush_uvicorn() -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
 
-def config_of(
-    app: ASGIApp, *, send_timeout: float = SEND_TIMEOUT_SEC, keep_alive: float = KEEP_ALIVE_SEC
-) -> uvicorn.Config:
+def config_of(app: ASGIApp, *, door: Door) -> uvicorn.Config:
     """uvicorn as it is used here: it listens, and leaves connections to a protocol of ours."""
-    protocol = partial(HttpProtocol, send_timeout=send_timeout, keep_alive=keep_alive)
+    protocol = partial(HttpProtocol, door=door)
     return uvicorn.Config(
         app,
         http=cast("type[asyncio.Protocol]", protocol),
@@ -73,7 +72,7 @@ class Server(uvicorn.Server):
         on_deadline: called when open requests have had `drain()` seconds, or have finished before.
         on_hurry: called at each further `exit`.
         drain: how long open requests may take, asked when it matters.
-        send_timeout: seconds that a client may take nothing of what waits for it.
+        door: by which clients come in; without one the door of the default limits.
     """
 
     def __init__(
@@ -85,9 +84,9 @@ class Server(uvicorn.Server):
         on_deadline: Callable[[], None],
         on_hurry: Callable[[], None],
         drain: Callable[[], float],
-        send_timeout: float = SEND_TIMEOUT_SEC,
+        door: Door | None = None,
     ) -> None:
-        super().__init__(config_of(app, send_timeout=send_timeout))
+        super().__init__(config_of(app, door=door or Door(Limits())))
         self._on_listening = on_listening
         self._on_exit = on_exit
         self._on_deadline = on_deadline

@@ -23,6 +23,7 @@ LIVE: Mapping[str, frozenset[str]] = {
             "log_prompts",
             "max_body_mb",
             "max_buffered_mb",
+            "max_text_mb",
             "stream_ping_sec",
         )
     ),

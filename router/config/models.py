@@ -5,6 +5,7 @@ The tables of docs/configuration.md are tested against these classes.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -92,6 +93,13 @@ def _to_key_source(value: Any) -> Any:
     return {"key": value} if isinstance(value, str) else value
 
 
+def _check_network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise refuse("expected an address or a network", 'e.g. "127.0.0.1", "10.0.0.0/8" or "::1"') from None
+
+
 def _check_devices(value: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(value)) != len(value):
         raise refuse("expected each device once")
@@ -146,7 +154,7 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PingInterval = Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)]  # many clients give a silent server 60 s
-SendTimeout = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
+ClientTimeout = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
 FilePath = Annotated[Path, BeforeValidator(_to_path)]
 Variable = Annotated[str, AfterValidator(_check_variable)]
 VariableValue = Annotated[str, AfterValidator(_check_variable_value)]
@@ -186,6 +194,7 @@ class ApiConfig(_Section):
     cors_origins: Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], FromList] = ()
     max_body_mb: Count = 64
     max_buffered_mb: Count = 1024
+    max_text_mb: Count = 8
     api_keys: Mapping[KeyName, Annotated[KeySource, BeforeValidator(_to_key_source)]] = Field(
         default_factory=dict, repr=False
     )
@@ -193,7 +202,14 @@ class ApiConfig(_Section):
     allowed_hosts: Annotated[tuple[Annotated[str, AfterValidator(_check_allowed_host)], ...], FromList] = ()
     log_prompts: bool = False
     stream_ping_sec: PingInterval = 15.0
-    send_timeout_sec: SendTimeout = 60.0
+    send_timeout_sec: ClientTimeout = 60.0
+    header_timeout_sec: ClientTimeout = 20.0
+    body_timeout_sec: ClientTimeout = 60.0
+    keep_alive_sec: ClientTimeout = 75.0
+    max_connections: Count = 12_000
+    max_connections_per_peer: Count = 1024
+    max_open_requests: Count = 4096
+    forwarded_allow_ips: Annotated[tuple[Annotated[str, AfterValidator(_check_network)], ...], FromList] = ()
 
 
 class PriorityOffsets(_Section):

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, genera
 
 from router.core.types import ModelView, Priority, Status
 from router.engine.ports import ConversationEvent, LoadPhase
+from router.telemetry.connections import ConnectionCounts, ConnectionsCollector
 from router.telemetry.counts import Counts, CountsCollector, KeyCounts
 from router.telemetry.gauges import EngineGauges, Provider, SharedSampler
 from router.telemetry.records import RecentRequests, RequestRecord
@@ -47,12 +48,14 @@ class Telemetry:
         self._counts = {name: Counts() for name in names}
         self._keys = KeyCounts(keys)
         self._gauges = EngineGauges()
+        self.connections = ConnectionCounts()
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(CountsCollector(self._counts))
         self.registry.register(self._keys)
         self.registry.register(self._gauges)
         self.reloads = Reloads()
         self.registry.register(self.reloads)
+        self.registry.register(ConnectionsCollector(self.connections))
         build = Gauge("router_build_info", "Always 1; the label is the version.", ["version"], registry=self.registry)
         build.labels(version).set(1)
         ProcessCollector(registry=self.registry)

@@ -55,6 +55,9 @@ EXPECTED = {
     "router_device_memory_free_bytes": "gauge",
     "router_device_memory_booked_bytes": "gauge",
     "router_build_info": "gauge",
+    "router_connections_open": "gauge",
+    "router_requests_open": "gauge",
+    "router_refusals": "counter",
 }
 
 
