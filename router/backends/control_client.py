@@ -157,16 +157,7 @@ def parse_slots(document: Any) -> tuple[SlotReading, ...]:
     `next_token` is a list in newer builds and an object in older ones. Raises OSError when it is something else.
     """
     try:
-        return tuple(
-            SlotReading(
-                id=int(slot["id"]),
-                busy=bool(slot["is_processing"]),
-                task=int(slot.get("id_task", -1)),
-                progress=int(slot.get("n_prompt_tokens_processed", 0)) + _decoded(slot.get("next_token")),
-                tokens=int(slot.get("n_prompt_tokens", 0)),
-            )
-            for slot in document
-        )
+        return tuple(map(_slot_reading, document))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConnectionError(f"/slots answered something unexpected: {error!r}") from error
 
@@ -179,6 +170,18 @@ def parse_prompt_work(page: str) -> PromptWork:
         raise ConnectionError(f"/metrics answered something unexpected: {error}") from error
     tokens, seconds = found.get("prompt_tokens_total", 0.0), found.get("prompt_seconds_total", 0.0)
     return PromptWork(tokens, seconds, found.get("prompt_tokens_cached_total"))
+
+
+def _slot_reading(slot: Any) -> SlotReading:
+    decoded, busy = _decoded(slot.get("next_token")), bool(slot["is_processing"])
+    return SlotReading(
+        id=int(slot["id"]),
+        busy=busy,
+        task=int(slot.get("id_task", -1)),
+        progress=int(slot.get("n_prompt_tokens_processed", 0)) + decoded,
+        tokens=int(slot.get("n_prompt_tokens", 0)),
+        reading=busy and not decoded,
+    )
 
 
 def _decoded(next_token: Any) -> int:

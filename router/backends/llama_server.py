@@ -20,6 +20,7 @@ from router.backends.llama_argv import build_argv, shortened
 from router.backends.pidfile import PidFile
 from router.backends.port_pool import LOOPBACK, PortPool
 from router.backends.process import ChildProcess
+from router.backends.process_stat import process_stat
 from router.backends.read_ahead import read_ahead
 from router.backends.slot_keeper import SlotKeeper
 from router.core.types import Placement, ReplicaId
@@ -162,6 +163,14 @@ class LlamaServerChild:
 
     async def healthy(self) -> bool:
         return await self._control.healthy(self.port)
+
+    def halted(self) -> str:
+        stat = process_stat(self.pid)
+        return "" if stat is None else stat.halted
+
+    def cpu_seconds(self) -> float:
+        stat = process_stat(self.pid)
+        return 0.0 if stat is None else stat.cpu_seconds
 
     async def slots(self) -> tuple[SlotReading, ...]:
         return await self._control.slots(self.port)

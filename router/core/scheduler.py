@@ -197,6 +197,8 @@ class Scheduler:
         self._ledger.observe_peak(replica_id, peak)
         self._grants.forget(replica)
         model = self._models[replica.model]
+        if replica.ready is not None:
+            model.failures.served(now - replica.ready)
         if not self._closing:
             if before is ReplicaState.STARTING:
                 if exhausted is None or not self._appetite.raise_after(replica, exhausted, reason, now):

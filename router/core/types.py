@@ -375,7 +375,8 @@ class Policy:
         min_residency: seconds a replica that has work is left alone after it became ready; None = twice what its model
             takes to load, within 1 to 30.
         restart_grace: a child that dies after this many seconds of READY restarts at once, uncounted.
-        failure_limit, failure_window: so many failures within so many seconds make a model FAILED.
+        failure_limit: so many failures, none of them forgotten, make a model FAILED.
+        healthy_time: after so many seconds of READY in all since the last failure, failures are forgotten.
         backoff_base, backoff_cap: first and longest pause after a failure; doubles in between.
         load_lock: seconds after which a load that has not allocated its memory no longer keeps others off its GPUs, if
             it is not known how long it takes; twice as long as it takes otherwise.
@@ -389,7 +390,7 @@ class Policy:
     min_residency: float | None = None
     restart_grace: float = 10.0
     failure_limit: int = 5
-    failure_window: float = 600.0
+    healthy_time: float = 600.0
     backoff_base: float = 1.0
     backoff_cap: float = 300.0
     load_lock: float = 30.0

@@ -403,7 +403,7 @@ class Engine:
                 supervisor.replica,
                 ended.reason,
                 now,
-                timed_out=ended.timed_out,
+                timed_out=ended.passing,
                 exhausted=ended.exhausted,
                 peak=supervisor.peak,
             )
