@@ -13,10 +13,11 @@ from router.backends.capabilities import Capabilities, Finder
 from router.backends.child_log import ChildLog, log_file_name
 from router.backends.control_client import ControlClient, NotOurs
 from router.backends.environment import child_environment
-from router.backends.exit_reason import PORT_IN_USE, exhausted, exit_reason
+from router.backends.exit_reason import PORT_IN_USE, exhausted, exit_reason, was_killed
 from router.backends.guard_link import Guard
 from router.backends.keeping import Keeping
 from router.backends.llama_argv import build_argv, shortened
+from router.backends.oom import OomEvidence, OomWitness
 from router.backends.pidfile import PidFile
 from router.backends.port_pool import LOOPBACK, PortPool
 from router.backends.process import ChildProcess
@@ -77,7 +78,7 @@ class LlamaServerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A process, the port it was told to listen on, and the key it demands there.
+    """A process, the port it was told to listen on, the key it demands there, and who tells what ended it.
 
     Each process has a key of its own: whoever took the port of the last one may have been shown the last key.
     """
@@ -85,6 +86,7 @@ class Spawned:
     port: int
     key: str
     process: ChildProcess
+    witness: OomWitness
 
 
 class LlamaServerChild:
@@ -207,13 +209,17 @@ class LlamaServerChild:
                 except LaunchError as error:
                     return ChildExit(code, str(error))
                 code = await self._now.process.wait()
-            asked = self._now.process.asked_to_stop
-            lines = self._log.lines()
-            reason = exit_reason(code, lines, asked=asked, name=self._name)
-            return ChildExit(code, reason, exhausted=None if asked else exhausted(code, lines))
+            return await self._explain(code)
         finally:
             self._ports.give_back(self.port)
             self._log.close()
+
+    async def _explain(self, code: int) -> ChildExit:
+        asked, lines, oom = self._now.process.asked_to_stop, self._log.lines(), OomEvidence.UNKNOWN
+        if was_killed(code) and not asked:
+            oom = await asyncio.to_thread(self._now.witness.testify)
+        reason = exit_reason(code, lines, asked=asked, name=self._name, oom=oom)
+        return ChildExit(code, reason, exhausted=None if asked else exhausted(code, lines, oom=oom))
 
     def _lost_port(self, code: int) -> bool:
         return code != 0 and not self._stopping and any(PORT_IN_USE in line for line in self._log.lines())
@@ -367,7 +373,7 @@ class LlamaServerLauncher:
                 raise LaunchError(f"cannot start {capabilities.name}: {error.strerror or error}") from error
             raise
         log.note(f"{capabilities.name} started, pid {process.pid}, port {port}")
-        return Spawned(port, key, process)
+        return Spawned(port, key, process, OomWitness(process.pid))
 
     def _make_working_dir(self) -> Path:
         try:

@@ -206,6 +206,8 @@ class Scheduler:
             elif before is ReplicaState.READY:
                 self._crashed(model, replica, reason, now)
         self._appetite.ended(replica)
+        if exhausted is not None and before in (ReplicaState.READY, ReplicaState.DRAINING):
+            self._appetite.starved(replica, exhausted)
         self._out.touch(model)
         self._wake(now)
         return self._out.flush()

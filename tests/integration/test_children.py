@@ -300,7 +300,7 @@ async def test_its_grandchildren_go_when_it_crashes(launch: Launch) -> None:
     async with asyncio.timeout(1):
         ended = await child.wait()
     assert ended.code == -9
-    assert ended.reason == "llama-server was killed by SIGKILL (out of memory?)"
+    assert ended.reason.startswith("llama-server was killed by SIGKILL (")
     await eventually(lambda: not alive(grandchild), 1.0)
 
 
