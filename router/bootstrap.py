@@ -247,6 +247,7 @@ def _limits(settings: Settings) -> Limits:
         generation_timeout=system.generation_timeout_sec,
         load_timeout=system.load_timeout_sec,
         health_interval=system.health_interval_sec,
+        health_failures=system.health_failures,
     )
 
 

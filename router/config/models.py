@@ -178,6 +178,7 @@ class SystemConfig(_Section):
     memory_budget_mb: Count | None = None
     base_port: Annotated[int, Field(ge=1, le=MAX_PORT)] = 8085
     health_interval_sec: Seconds = 30.0
+    health_failures: Count = 3
     restart_grace_sec: Seconds = 10.0
     state_dir: FilePath = Path(".llama-router")
     keep_conversations: bool = True

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
+from router.engine.ports import Child
+
 # A server that only answers `/slots` and `/health` takes less than a hundredth of a core.
-BUSY_SHARE = 0.1
+_SHARE = 0.1
 
 
 class Computing:
-    """Compares one reading of the CPU time with the last."""
+    """What a child computes from now on."""
 
-    def __init__(self) -> None:
-        self._last: tuple[float, float] | None = None
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._since = monotonic()
+        self._before = child.cpu_seconds()
 
-    def update(self, now: float, seconds: float) -> bool:
-        """Whether it has computed since the last reading; the first one tells nothing.
-
-        Args:
-            now: monotonic time of the reading.
-            seconds: CPU time so far.
-        """
-        last, self._last = self._last, (now, seconds)
-        return last is not None and seconds - last[1] > BUSY_SHARE * (now - last[0])
-
-    def forget(self) -> None:
-        """The next reading is a first one."""
-        self._last = None
+    def __bool__(self) -> bool:
+        """Whether it has taken a tenth of a core since."""
+        return self._child.cpu_seconds() - self._before > _SHARE * (monotonic() - self._since)

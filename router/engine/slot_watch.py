@@ -48,7 +48,6 @@ class SlotWatch:
         self._abandoned = AbandonedLeases()
         self._on_cpu = on_cpu
         self._motion = SlotMotion()
-        self._computing = Computing()
         self._stalled_at = -math.inf
         self._work = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -86,14 +85,13 @@ class SlotWatch:
             if not self._serving and not self._abandoned:
                 self._work.clear()
             await self._work.wait()
+            computing = Computing(self._child)
             await self._pause()
             now = monotonic()
             self._enforce_limit(now)
             quiet = self._quiet(now)
             if quiet or self._abandoned:
-                await self._look(quiet)
-            else:
-                self._computing.forget()
+                await self._look(quiet, computing)
             now = monotonic()
             self._enforce_stall(now)
             if self._is_lost(now):
@@ -116,20 +114,19 @@ class SlotWatch:
         patience = self._limits.request_timeout / 4
         return [lease for lease in self._serving.values() if now - lease.last_progress > patience]
 
-    async def _look(self, quiet: Sequence[Lease]) -> None:
+    async def _look(self, quiet: Sequence[Lease], computing: Computing) -> None:
         """Read `/slots`: credit quiet leases whose slots move, end abandoned ones whose slots are idle."""
         serving, asked = self.leases, monotonic()
-        computes = self._on_cpu and self._computing.update(asked, self._child.cpu_seconds())
         try:
             slots = await self._child.slots()
         except (OSError, TimeoutError):
             # Older builds answer between two batches only; else the health check finds out what is wrong.
-            if computes:
+            if self._on_cpu and computing:
                 self._credit_all(quiet, monotonic())
             return
         now = monotonic()
         busy = [slot for slot in slots if slot.busy]
-        moved = self._motion.update(busy, now, computes=computes)
+        moved = self._motion.update(busy, now, computes=self._on_cpu and bool(computing))
         self._credit(quiet, busy, moved, now)
         for lease in self._abandoned.settle(busy, serving, asked):
             self._ended(lease)

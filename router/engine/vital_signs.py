@@ -42,19 +42,16 @@ class VitalSigns:
         failures = 0
         while failures < self._limits.health_failures:
             await asyncio.sleep(self._limits.health_interval / (_HURRY if failures else 1))
-            asked, work = monotonic(), Computing()
-            work.update(asked, self._child.cpu_seconds())
-            if await self._child.healthy() or self._is_at_work(asked, work):
+            asked, computing = monotonic(), Computing(self._child)
+            if await self._child.healthy() or self._is_at_work(asked, computing):
                 failures = 0
             else:
                 failures += 1
         return ChildExit(1, f"did not answer {failures} health checks in a row (system.health_failures)")
 
-    def _is_at_work(self, since: float, work: Computing) -> bool:
+    def _is_at_work(self, since: float, computing: Computing) -> bool:
         """Whether it has sent something since, or computes for a request: then the stall watchdog is its judge.
 
         A long prompt on a machine with few cores may leave none for a health check.
         """
-        if self._watch.heard_since(since):
-            return True
-        return bool(self._watch.leases) and work.update(monotonic(), self._child.cpu_seconds())
+        return self._watch.heard_since(since) or (bool(self._watch.leases) and bool(computing))

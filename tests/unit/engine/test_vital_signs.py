@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from router.core.types import Policy, Priority, Status
-from router.engine.computing import Computing
 from router.engine.ports import SlotReading
 from router.errors import GenerationTimeout, UpstreamStalled
 from tests.fakes.launcher import FakeDevices, FakeLauncher
@@ -133,12 +132,3 @@ async def test_a_slot_that_lets_go_after_a_stall_costs_nothing(bench: Any) -> No
             b.launcher.children[0].readings = ()
             await b.until(lambda: b.engine.view("a").busy == 0)
         assert len(b.launcher.children) == 1
-
-
-def test_computing_is_a_tenth_of_a_core() -> None:
-    work = Computing()
-    assert not work.update(10.0, 500.0), "one reading tells nothing"
-    assert not work.update(20.0, 500.9)
-    assert work.update(30.0, 502.0)
-    work.forget()
-    assert not work.update(31.0, 600.0)
