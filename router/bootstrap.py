@@ -36,7 +36,9 @@ from router.errors import ConfigError, Problem
 from router.inventory import CACHE_RAM_MB, MIB, Entry, inventory, working_dir
 from router.learned import LearnedMemory
 from router.report import models_table
+from router.state_lock import state_lock
 from router.telemetry.access_log import AccessLog
+from router.telemetry.heartbeat import Heartbeat
 from router.telemetry.logs import configure_logging, redact
 from router.telemetry.metrics import Telemetry
 from router.telemetry.status import StatusBus
@@ -55,6 +57,7 @@ class Router:
     settings: Settings
     engine: Engine
     status: StatusBus
+    heartbeat: Heartbeat
     app: ASGIApp
 
     def begin_shutdown(self) -> None:
@@ -70,7 +73,10 @@ def serve(*, config: Path | None, host: str | None, port: int | None) -> int:
     config, demo = _config_or_demo(config)
     settings = load_settings(config_path=config, environ=os.environ, host=host, port=port)
     _check_state_dir(settings)
-    with listen(settings.api.host, settings.api.port) as sock:
+    with (
+        state_lock(settings.state_dir, str(settings.source or "settings")),
+        listen(settings.api.host, settings.api.port) as sock,
+    ):
         _run(_serve(settings, sock, demo))
     return 0
 
@@ -125,8 +131,8 @@ async def running(settings: Settings, access_log: AccessLog) -> AsyncIterator[Ro
                 _log.info("%s", note)
         entries = await asyncio.to_thread(inventory, settings, gpu_available=gpu_available)
         for entry in entries:
-            if entry.unreadable:
-                _log.warning("the memory of %s is guessed from its size: %s", entry.name, entry.unreadable)
+            for doubt in entry.doubts(settings):
+                _log.warning("%s", doubt)
         launcher = _launcher(settings, entries, gpu_available=gpu_available)
         info: dict[str, str] = {"llama_server": "looking for it"}
         build = build_stamp(settings.system.llama_server_path)
@@ -136,6 +142,7 @@ async def running(settings: Settings, access_log: AccessLog) -> AsyncIterator[Ro
         background = [
             asyncio.create_task(_find_llama(launcher, info), name="find llama.cpp"),
             asyncio.create_task(_keep_learned(router.status, learned), name="keep what is learned"),
+            asyncio.create_task(router.heartbeat.run(), name="heartbeat"),
         ]
         try:
             await router.engine.start()
@@ -184,7 +191,7 @@ def _assemble(
         budget=BodyBudget(settings.api.max_buffered_mb * MIB),
         server_info=info,
     )
-    return Router(settings, engine, status, create_app(services, access_log))
+    return Router(settings, engine, status, telemetry.heartbeat, create_app(services, access_log))
 
 
 def _launcher(settings: Settings, entries: tuple[Entry, ...], *, gpu_available: bool) -> LlamaServerLauncher:

@@ -180,6 +180,7 @@ class SystemConfig(_Section):
     health_interval_sec: Seconds = 30.0
     health_failures: Count = 3
     restart_grace_sec: Seconds = 10.0
+    max_rss_mb: Count | None = None
     state_dir: FilePath = Path(".llama-router")
     keep_conversations: bool = True
     keep_conversations_mb: Count = 4096
@@ -192,6 +193,7 @@ class ModelConfig(_Section):
         flags: handed to llama-server as they are, each flag and each value an element of its own.
         env: for the child alone. Values may be secret: never log them.
         idle_timeout_sec: None = `system.idle_timeout_sec`.
+        max_rss_mb: None = `system.max_rss_mb`.
         exclusive_with: names or aliases of other models.
     """
 
@@ -208,6 +210,7 @@ class ModelConfig(_Section):
     pinned: bool = False
     evict_cost: NotNegative = 1.0
     exclusive_with: Annotated[tuple[str, ...], FromList] = ()
+    max_rss_mb: Count | None = None
 
     @cached_property
     def writes_no_text(self) -> bool:

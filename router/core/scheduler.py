@@ -21,6 +21,7 @@ from router.core.liveness import Patience, troubles
 from router.core.outbox import Outbox
 from router.core.plan import plan
 from router.core.records import Model, Replica, State, Want
+from router.core.recycling import outsized
 from router.core.types import (
     Command,
     Device,
@@ -34,6 +35,7 @@ from router.core.types import (
     ModelSpec,
     ModelView,
     Policy,
+    Recycled,
     RejectCode,
     ReplicaId,
     Ticket,
@@ -112,6 +114,7 @@ class Scheduler:
             self._grants.serve(model, now)
         elif not replica.leases:
             model.experience.returns.ran_dry(now)
+            self._recycle(replica, now)
         if replica.state is ReplicaState.DRAINING and not replica.leases:
             self._fleet.stop(replica, now, force=False)
         elif model.is_idle or self._next_claim <= now:
@@ -239,6 +242,7 @@ class Scheduler:
         for replica_id, held in usage.items():
             if replica_id in self._replicas:
                 self._appetite.observed(self._replicas[replica_id], held, peaks.get(replica_id, _NOTHING))
+                self._recycle(self._replicas[replica_id], now)
         self._replan(now)
         return self._out.flush()
 
@@ -370,6 +374,16 @@ class Scheduler:
         model = self._models[replica.model]
         model.yielded = -math.inf
         self._grants.serve(model, now)
+
+    def _recycle(self, replica: Replica, now: float) -> None:
+        """Start an idle replica anew if it holds more RAM than it may."""
+        held = outsized(self._state, replica, now)
+        if held is None:
+            return
+        self._out.add(Recycled(replica.model, held))
+        model = self._models[replica.model]
+        model.want = max(model.want, Want.RESTART)
+        self._fleet.let_go(replica, "is started anew, as it held more RAM than max_rss_mb", now)
 
     # -- failures ----------------------------------------------------------------------------------------------------
 

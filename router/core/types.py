@@ -169,6 +169,7 @@ class ModelSpec:
         evict_cost: how much dearer than its measured load its eviction is to be taken; 1 = just as dear.
         exclusive_with: models that must not be in memory together with it; it is enough if one of two names the other.
         load_seconds: what its loads took in earlier runs, as far as that was seen.
+        max_rss: bytes of RAM; an idle replica that holds more is started anew. None = no bound.
     """
 
     name: str
@@ -179,6 +180,7 @@ class ModelSpec:
     evict_cost: float = 1.0
     exclusive_with: frozenset[str] = frozenset()
     load_seconds: float | None = None
+    max_rss: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +283,15 @@ class Evicted:
     for_model: str
 
 
-Command = Start | Stop | Grant | Reject | WakeAt | Changed | Evicted
+@dataclass(frozen=True, slots=True)
+class Recycled:
+    """This model's idle replica is started anew, as it holds so many bytes of RAM."""
+
+    model: str
+    held: int
+
+
+Command = Start | Stop | Grant | Reject | WakeAt | Changed | Evicted | Recycled
 
 
 # ---------------------------------------------------------------------------------------------------------------------

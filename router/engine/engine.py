@@ -26,6 +26,7 @@ from router.core.types import (
     ModelView,
     Policy,
     Priority,
+    Recycled,
     Reject,
     ReplicaId,
     Start,
@@ -303,6 +304,10 @@ class Engine:
                 _log.info("%s makes room for %s", model, for_model)
                 self._observer.evicted(model, for_model)
                 self._ahead.begin(for_model)
+            case Recycled(model, held):
+                _log.warning("%s is idle and holds %d MiB of RAM, more than max_rss_mb: it is started anew", model,
+                             held // 1024**2)  # fmt: skip
+                self._observer.recycled(model, held)
 
     def _on_grant(self, command: Grant) -> None:
         supervisor = self._supervisors[command.replica]

@@ -214,3 +214,6 @@ class Observer(Protocol):
     def evicted(self, model: str, for_model: str) -> None: ...
 
     def restarted(self, model: str) -> None: ...
+
+    def recycled(self, model: str, held: int) -> None:
+        """Its idle replica is started anew, since it holds so many bytes of RAM."""

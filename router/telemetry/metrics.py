@@ -15,6 +15,7 @@ from router.core.types import ModelView, Priority, Status
 from router.engine.ports import ConversationEvent, LoadPhase
 from router.telemetry.counts import Counts, CountsCollector
 from router.telemetry.gauges import EngineGauges, Provider, SharedSampler
+from router.telemetry.heartbeat import Heartbeat
 from router.telemetry.records import RecentRequests, RequestRecord
 from router.telemetry.status import StatusBus
 
@@ -46,6 +47,8 @@ class Telemetry:
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(CountsCollector(self._counts))
         self.registry.register(self._gauges)
+        self.heartbeat = Heartbeat()
+        self.registry.register(self.heartbeat)
         build = Gauge("router_build_info", "Always 1; the label is the version.", ["version"], registry=self.registry)
         build.labels(version).set(1)
         ProcessCollector(registry=self.registry)
@@ -109,3 +112,6 @@ class Telemetry:
 
     def restarted(self, model: str) -> None:
         self._counts[model].restarts += 1
+
+    def recycled(self, model: str, held: int) -> None:  # noqa: ARG002 the port's signature
+        self._counts[model].recycles += 1
