@@ -19,7 +19,7 @@ from router.backends.keeping import Keeping
 from router.backends.llama_argv import build_argv, shortened
 from router.backends.oom import OomEvidence, OomWitness
 from router.backends.pidfile import PidFile
-from router.backends.port_pool import LOOPBACK, PortPool
+from router.backends.port_pool import LOOPBACK, PortPool, is_shortage, out_of_descriptors
 from router.backends.process import ChildProcess
 from router.backends.process_stat import process_stat
 from router.backends.read_ahead import read_ahead
@@ -164,7 +164,7 @@ class LlamaServerChild:
         return await asyncio.shield(self._life)
 
     async def healthy(self) -> bool:
-        return await self._control.healthy(self.port)
+        return await self._control.healthy(self.port) or out_of_descriptors()
 
     def halted(self) -> str:
         stat = process_stat(self.pid)
@@ -349,10 +349,10 @@ class LlamaServerLauncher:
         self, capabilities: Capabilities, model: str, placement: Placement, log: ChildLog, keeper: SlotKeeper | None
     ) -> Spawned:
         """Spawn on a port that is free now. Raises LaunchError; then nothing is left of it."""
-        port = self._ports.take()
-        key = secrets.token_urlsafe(32)
+        key, port = secrets.token_urlsafe(32), 0
         log.redact(key)
         try:
+            port = self._ports.take()
             process = await ChildProcess.start(
                 self._argv(capabilities, model, port, placement, None if keeper is None else keeper.path),
                 env=child_environment(
@@ -370,7 +370,8 @@ class LlamaServerLauncher:
         except BaseException as error:
             self._ports.give_back(port)
             if isinstance(error, OSError):
-                raise LaunchError(f"cannot start {capabilities.name}: {error.strerror or error}") from error
+                message = f"cannot start {capabilities.name}: {error.strerror or error}"
+                raise LaunchError(message, passing=is_shortage(error)) from error
             raise
         log.note(f"{capabilities.name} started, pid {process.pid}, port {port}")
         return Spawned(port, key, process, OomWitness(process.pid))
