@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +151,22 @@ class ControlClient:
         # RuntimeError is what httpx says when it has been closed meanwhile.
         except (httpx.HTTPError, RuntimeError) as error:
             raise ConnectionError(f"{path}: {error}") from error
+
+
+def warm_up() -> None:
+    """Have httpx import what it imports with its first client and its first call; blocking, so call it in a thread.
+
+    On the event loop that would be a stall of 60 to 200 ms in the middle of the first spawn.
+    """
+
+    async def ask(port: int) -> None:
+        client = ControlClient("")
+        await client.healthy(port)
+        await client.close()
+
+    with socket.socket() as nobody:
+        nobody.bind((LOOPBACK, 0))  # and does not listen
+        asyncio.run(ask(nobody.getsockname()[1]))
 
 
 def parse_slots(document: Any) -> tuple[SlotReading, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from router.backends.capabilities import Capabilities, Finder
 from router.backends.child_log import ChildLog, log_file_name
-from router.backends.control_client import ControlClient, NotOurs
+from router.backends.control_client import ControlClient, NotOurs, warm_up
 from router.backends.environment import child_environment
 from router.backends.exit_reason import PORT_IN_USE, exhausted, exit_reason, was_killed
 from router.backends.guard_link import Guard
@@ -306,6 +306,7 @@ class LlamaServerLauncher:
         async with self._preparing:
             if not self._reaped:
                 await asyncio.to_thread(self._pid_file.reap_leftovers)
+                await asyncio.to_thread(warm_up)
                 self._reaped = True
             if (known := self._finder.known) is None:
                 known = await self._finder.find()
