@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,7 +22,7 @@ from router.core.types import HOST, DeviceKind, Exhaustion, Placement
 from router.engine.ports import LaunchError
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.observing import in_background, is_alive, metric, wait_for_queue
-from tests.support.router import free_port, router
+from tests.support.router import ROOT, free_port, router
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -86,6 +88,35 @@ def test_a_child_that_hears_nobody_while_it_computes_a_long_prompt_is_left_alone
     with router(tmp_path, models, system=system, env=numb(tmp_path)) as running:
         assert running.chat("m").status_code == 200
         assert metric(running, "router_restarts_total", model="m") == 0
+
+
+# --- leaks
+
+
+def test_a_leaking_child_is_started_anew_when_it_is_idle(tmp_path: Path) -> None:
+    models = {"m": entry(tmp_path, "--token-delay", "0.1", env={"NUMB": "leak:100"}, max_rss_mb=100)}
+    with router(tmp_path, models, env=numb(tmp_path)) as running:
+        assert running.chat("m", max_tokens=12).status_code == 200, "it is not touched while it works"
+        pid = running.status("m")["pid"]
+        wait_until(lambda: running.status("m").get("pid") not in {None, pid}, 20, "another process")
+        assert running.chat("m", max_tokens=1).status_code == 200
+        assert metric(running, "router_recycles_total", model="m") == 1
+        assert metric(running, "router_restarts_total", model="m") == 0
+        assert "more than max_rss_mb: it is started anew" in running.log
+
+
+# --- another router
+
+
+def test_a_second_router_in_the_same_state_folder_says_why_it_does_not_start(tmp_path: Path) -> None:
+    with router(tmp_path, {"m": entry(tmp_path)}, env=fakes(tmp_path)) as running:
+        other = {"api": {"port": free_port()}, "system": {"state_dir": "state"}, "models": {"x": entry(tmp_path)}}
+        (tmp_path / "other.json").write_text(json.dumps(other))
+        command = [sys.executable, str(ROOT / "run.py"), "--config", "other.json"]
+        second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
+        assert second.returncode == 2
+        assert f"another llama-router (process {running.process.pid}) uses this directory" in second.stderr
+        assert running.chat("m").status_code == 200
 
 
 # --- out of memory

@@ -1,9 +1,9 @@
-"""A fake llama-server that is numb while it should answer. Run it as a program, with the fake's own flags.
+"""A fake llama-server that is numb, or that grows. Run it as a program, with the fake's own flags.
 
 NUMB=compute:S   computes for S seconds before the first token and hears nobody meanwhile, as a server without a
                  core to spare
-NUMB=hang:S      the same without computing
 NUMB=keep        never lets go of a slot that it has taken
+NUMB=leak:MIB    keeps so much more memory of each request
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.fakes import fake_llama_server as fake
 
-MODE, _, SECONDS = os.environ.get("NUMB", "").partition(":")
+MODE, _, AMOUNT = os.environ.get("NUMB", "").partition(":")
+LEAKED: list[bytes] = []
 
 
 class NumbServer(fake.FakeServer):
     async def _tokens(self, *asked: Any) -> AsyncIterator[str]:
-        end = time.monotonic() + float(SECONDS or 0)
+        end = time.monotonic() + float(AMOUNT or 0)
         while MODE == "compute" and time.monotonic() < end:
             pass
+        if MODE == "leak":
+            LEAKED.append(b"x" * (int(AMOUNT) << 20))
         async for word in super()._tokens(*asked):
             yield word
 
