@@ -74,8 +74,8 @@ def serve(*, config: Path | None, host: str | None, port: int | None) -> int:
     settings = load_settings(config_path=config, environ=os.environ, host=host, port=port)
     _check_state_dir(settings)
     with (
-        state_lock(settings.state_dir, str(settings.source or "settings")),
         listen(settings.api.host, settings.api.port) as sock,
+        state_lock(settings.state_dir, str(settings.source or "settings")),
     ):
         _run(_serve(settings, sock, demo))
     return 0
