@@ -8,7 +8,7 @@ from router.core.types import HOST
 
 # It must have served for so many times as long as it took to load. Else a limit that is too low, for which a fresh
 # replica holds too much already, would have it load all the time.
-_LOADS = 10
+_LOADS = 5
 
 
 def outsized(state: State, replica: Replica, now: float) -> int | None:

@@ -20,6 +20,7 @@ from router.backends.llama_server import LlamaServerLauncher, LlamaServerSpec
 from router.backends.oom import OomEvidence, OomWitness
 from router.core.types import HOST, DeviceKind, Exhaustion, Placement
 from router.engine.ports import LaunchError
+from router.state_lock import state_lock
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.observing import in_background, is_alive, metric, wait_for_queue
 from tests.support.router import ROOT, free_port, router
@@ -109,14 +110,14 @@ def test_a_leaking_child_is_started_anew_when_it_is_idle(tmp_path: Path) -> None
 
 
 def test_a_second_router_in_the_same_state_folder_says_why_it_does_not_start(tmp_path: Path) -> None:
-    with router(tmp_path, {"m": entry(tmp_path)}, env=fakes(tmp_path)) as running:
-        other = {"api": {"port": free_port()}, "system": {"state_dir": "state"}, "models": {"x": entry(tmp_path)}}
-        (tmp_path / "other.json").write_text(json.dumps(other))
-        command = [sys.executable, str(ROOT / "run.py"), "--config", "other.json"]
+    config = {"api": {"port": free_port()}, "system": {"state_dir": "state"}, "models": {"m": entry(tmp_path)}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "state").mkdir()
+    with state_lock(tmp_path / "state", "the first router"):
+        command = [sys.executable, str(ROOT / "run.py")]
         second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
-        assert second.returncode == 2
-        assert f"another llama-router (process {running.process.pid}) uses this directory" in second.stderr
-        assert running.chat("m").status_code == 200
+    assert second.returncode == 2
+    assert f"another llama-router (process {os.getpid()}) uses this directory" in second.stderr
 
 
 # --- out of memory

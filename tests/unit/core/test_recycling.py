@@ -10,7 +10,7 @@ from tests.support.drive import GIB, Drive, cpu_model
 LEAK = {HOST: 3 * GIB}
 
 
-def grown(*, loads_for: float = 2.0, serves_for: float = 21.0) -> Drive:
+def grown(*, loads_for: float = 2.0, serves_for: float = 11.0) -> Drive:
     """A model of 1 GiB that may hold 2, at work after it has served for a while."""
     drive = Drive([replace(cpu_model("a"), max_rss=2 * GIB), cpu_model("b")], policy=Policy(max_models=1))
     drive.ask("a")
@@ -44,7 +44,7 @@ def test_one_at_work_is_left_alone_until_its_last_request_ends() -> None:
 
 
 def test_a_limit_that_is_too_low_does_not_have_it_load_all_the_time() -> None:
-    drive = grown(serves_for=19.0)
+    drive = grown(serves_for=9.0)
     drive.end(1)
     drive.observe(LEAK, of="a")
     assert not drive.stopped
