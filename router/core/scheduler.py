@@ -401,9 +401,10 @@ class Scheduler:
         if held is None:
             return
         self._out.add(Recycled(replica.model, held))
-        model = self._models[replica.model]
-        model.want = max(model.want, Want.RESTART)
         self._fleet.let_go(replica, "is started anew, as it held more RAM than max_rss_mb", now)
+        model = self._models[replica.model]
+        if not model.staying:  # others of it are enough until they are not
+            model.want = max(model.want, Want.RESTART)
 
     # -- time --------------------------------------------------------------------------------------------------------
 

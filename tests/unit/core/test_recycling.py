@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from router.core.records import Want
 from router.core.types import HOST, DeviceKind, Exhaustion, Policy, Status
 from tests.support.drive import GIB, Drive, cpu_model
 
@@ -70,6 +71,20 @@ def test_it_takes_nobodys_place() -> None:
     drive.ask("b")
     drive.exit("a")
     assert drive.starts() == ["a", "b"]
+
+
+def test_beside_another_replica_nothing_is_wanted_in_its_place() -> None:
+    spec = replace(cpu_model("a"), max_rss=2 * GIB, min_replicas=2, max_replicas=2, idle_timeout=None)
+    drive = Drive([spec])
+    drive.load("a")
+    drive.sleep(1)
+    for replica in sorted({start.replica for start in drive.started}):
+        drive.take(drive.scheduler.replica_ready(replica, 1, drive.now, readings=(), usage={}))
+    drive.sleep(30)
+    first = drive.started[0].replica
+    drive.take(drive.scheduler.memory_observed((), {first: LEAK}, drive.now))
+    assert [stop.replica for stop in drive.stopped] == [first]
+    assert drive.scheduler._models["a"].want is Want.NO
 
 
 def test_without_a_limit_it_may_grow() -> None:
