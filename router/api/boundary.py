@@ -20,6 +20,7 @@ from router.api.named import named
 from router.api.paths import drop_trailing_slash
 from router.api.routing import Routing
 from router.api.services import Services
+from router.config import Settings
 from router.errors import AuthenticationFailed, RouterError
 from router.telemetry.access_log import AccessLog
 
@@ -37,11 +38,17 @@ class Front:
     """
 
     def __init__(self, routing: Routing, services: Services, access_log: AccessLog | None) -> None:
-        origins = services.settings.api.cors_origins
         self._routing = routing
-        self._access = Access(services)
-        self._cors = Cors(origins) if origins else None
+        self._services = services
+        self._access: Access
+        self._cors: Cors | None
         self._log = access_log
+        services.follow(self._adopt)
+
+    def _adopt(self, settings: Settings) -> None:
+        origins = settings.api.cors_origins
+        self._access = Access(self._services)
+        self._cors = Cors(origins) if origins else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         drop_trailing_slash(scope)

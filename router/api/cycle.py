@@ -11,6 +11,7 @@ from starlette.types import Message, Scope
 
 from router.api.head import date_line, joined, status_line
 from router.api.named import named
+from router.errors import ShuttingDown
 from router.proxy.downstream import Downstream, Watcher
 from router.wire.sink import RawHeaders
 
@@ -80,9 +81,9 @@ class Cycle:
         task: that answers it, once there is one.
     """
 
-    __slots__ = ("_arrived", "_body", "_connection", "_framing", "_gone", "_handed_over", "_head", "_invited", "_left",
-                 "_news", "_old", "_over", "_unread", "_watcher", "complete", "head_size", "keep_alive", "lines",
-                 "scope", "sent", "status", "task")  # fmt: skip
+    __slots__ = ("_arrived", "_body", "_connection", "_framing", "_gone", "_handed_over", "_head", "_hurried",
+                 "_invited", "_left", "_news", "_old", "_over", "_unread", "_watcher", "complete", "head_size",
+                 "keep_alive", "lines", "scope", "sent", "status", "task")  # fmt: skip
 
     def __init__(self, connection: ClientConnection, scope: Scope, *, head_size: int, keep_alive: bool) -> None:
         self.scope = scope
@@ -101,6 +102,7 @@ class Cycle:
         self._arrived = False  # to its end
         self._handed_over = False  # to its end
         self._invited = False  # by `100 Continue`
+        self._hurried = False  # the rest of it is not waited for
         # Of the response.
         self._framing = _NOTHING
         self._head = b""  # not sent yet
@@ -138,6 +140,12 @@ class Cycle:
     def feed_end(self) -> None:
         """The request is whole."""
         self._arrived = True
+        self._tell_news()
+
+    def close_soon(self) -> None:
+        """The router is about to end: this is the connection's last response, and a body is not waited for."""
+        self.keep_alive = False
+        self._hurried = True
         self._tell_news()
 
     def client_full(self) -> None:
@@ -292,6 +300,8 @@ class Cycle:
             await self._more_body()
         if self._over:
             return {"type": "http.disconnect"}
+        if self._hurried and not self._arrived:
+            raise ShuttingDown("The router is shutting down, and the request was not whole yet.", retry_after=5)
         self._handed_over = self._arrived
         return {"type": "http.request", "body": self._take(), "more_body": not self._arrived}
 
@@ -316,7 +326,7 @@ class Cycle:
         if self._hesitates() and not self.status:
             self._connection.write(_CONTINUE)
             self._invited = True
-        while not self._body and not self._arrived and not self._over:
+        while not (self._body or self._arrived or self._over or self._hurried):
             await self._next_news()
 
     def _hesitates(self) -> bool:

@@ -268,7 +268,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._answering is None:
             self.close()
         else:
-            self._answering.keep_alive = False
+            self._answering.close_soon()
 
     # --- for all of them
 

@@ -235,6 +235,7 @@ class SystemConfig(_Section):
     base_port: Annotated[int, Field(ge=1, le=MAX_PORT)] = 8085
     health_interval_sec: Seconds = 30.0
     restart_grace_sec: Seconds = 10.0
+    drain_timeout_sec: NotNegative = 30.0
     state_dir: FilePath = Path(".llama-router")
     keep_conversations: bool = True
     keep_conversations_mb: Count = 4096

@@ -151,19 +151,22 @@ class KeyCounts(Collector):
     """Requests by the key that was shown, in the names that the configuration gives them.
 
     Args:
-        names: whose series exist from the start; later ones, which come from the configuration too, are added.
+        names: whose series exist from the start.
     """
 
     NONE = "-"  # no key's name
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._counts = {name: dict.fromkeys(REQUEST_STATUSES, 0) for name in (*names, self.NONE)}
+        self._counts: dict[str, dict[RequestStatus, int]] = {}
+        self.adopt((*names, self.NONE))
+
+    def adopt(self, names: Iterable[str]) -> None:
+        """Count these too. What was counted of others stays."""
+        for name in names:
+            self._counts.setdefault(name, dict.fromkeys(REQUEST_STATUSES, 0))
 
     def add(self, key: str, status: RequestStatus) -> None:
-        counts = self._counts.get(key or self.NONE)
-        if counts is None:
-            counts = self._counts[key] = dict.fromkeys(REQUEST_STATUSES, 0)
-        counts[status] += 1
+        self._counts[key or self.NONE][status] += 1
 
     def describe(self) -> Sequence[Metric]:
         """Nothing, as above."""

@@ -16,6 +16,7 @@ from router.engine.ports import ConversationEvent, LoadPhase
 from router.telemetry.counts import Counts, CountsCollector, KeyCounts
 from router.telemetry.gauges import EngineGauges, Provider, SharedSampler
 from router.telemetry.records import RecentRequests, RequestRecord
+from router.telemetry.reloads import Reloads
 from router.telemetry.status import StatusBus
 
 
@@ -50,11 +51,20 @@ class Telemetry:
         self.registry.register(CountsCollector(self._counts))
         self.registry.register(self._keys)
         self.registry.register(self._gauges)
+        self.reloads = Reloads()
+        self.registry.register(self.reloads)
         build = Gauge("router_build_info", "Always 1; the label is the version.", ["version"], registry=self.registry)
         build.labels(version).set(1)
         ProcessCollector(registry=self.registry)
         self.recent = RecentRequests(names, since=self._started)
         self.sampler = SharedSampler()
+
+    def adopt(self, models: Iterable[str], keys: Iterable[str] = ()) -> None:
+        """Count these from now on. What was counted of others stays: a counter never goes back."""
+        for name in models:
+            self._counts.setdefault(name, Counts())
+            self.recent.adopt(name)
+        self._keys.adopt(keys)
 
     def attach(self, engine: Provider) -> None:
         """Name the engine that gauges are read from; it is made after its observer."""

@@ -39,7 +39,7 @@ class Address:
 async def served(
     app: ASGIApp, *, send_timeout: float = SEND_TIMEOUT_SEC, keep_alive: float = KEEP_ALIVE_SEC
 ) -> AsyncIterator[Address]:
-    config = config_of(app, graceful=2, send_timeout=send_timeout, keep_alive=keep_alive)
+    config = config_of(app, send_timeout=send_timeout, keep_alive=keep_alive)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

@@ -27,6 +27,8 @@ EXPECTED = {
     "router_tokens_cached": "counter",
     "router_prompt_seconds": "counter",
     "router_generation_seconds": "counter",
+    "router_config_reloads": "counter",
+    "router_config_last_success_timestamp_seconds": "gauge",
     "router_loads": "counter",
     "router_evictions": "counter",
     "router_restarts": "counter",
