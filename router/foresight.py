@@ -83,10 +83,11 @@ def foresee(
     pin = read_pin(config.flags, config.env)
     try:
         headers = [read_header(file) for file in files]
+        _check_parts(files, headers)
         shape = _shape(files, headers)
         parts = _project(shape, headers, run, machine)
         further = [_project_draft(draft, run, machine) for draft in drafts]
-    except (GgufError, ValueError) as error:
+    except (GgufError, ValueError, ArithmeticError) as error:
         guess = estimate(file_bytes=file_bytes, multiplier=machine.multiplier, gpu_available=machine.gpu,
                          flags=config.flags, cache_ram=reserve)  # fmt: skip
         guess = replace(guess, each=GPU_CONTEXT_BYTES if guess.gpu else 0, pin=pin)
@@ -134,6 +135,14 @@ def _spare(parts: Projection, shape: Shape, headers: Sequence[GgufHeader], short
     """What the shortest context would save, on GPUs or else in RAM."""
     least = _project(shape, headers, shortest, machine)
     return max(0, parts.gpu.total - least.gpu.total if parts.gpu.total else parts.host.total - least.host.total)
+
+
+def _check_parts(files: Sequence[Path], headers: Sequence[GgufHeader]) -> None:
+    """What llama.cpp checks, too: that the parts of a split model are those that their names say."""
+    for number, (file, header) in enumerate(zip(files, headers, strict=True)):
+        if (header.split_no, header.split_count) != (number, len(files)):
+            told = f"split.no {header.split_no}, split.count {header.split_count}"
+            raise GgufError(f"{file}: it says {told}, and its place is {number} of {len(files)}")
 
 
 def _shape(files: Sequence[Path], headers: Sequence[GgufHeader]) -> Shape:

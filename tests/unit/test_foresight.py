@@ -7,9 +7,13 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from router.config import ModelConfig
+from router.core.estimate import project, read_run, read_shape
 from router.core.types import Need, Pin
+from router.devices.gguf import ArrayInfo, read_header
 from router.foresight import Foresight, Machine, foresee
 from scripts.make_demo_models import ModelSpec, write_model
 
@@ -87,6 +91,57 @@ def test_what_cannot_be_read_is_guessed_and_told(damage: str, model: Path, tmp_p
     assert found.reason.startswith(str(file)), found.reason
     assert found.parts is None
     assert found.need == Need(0, round(found.file_bytes * 1.1), 7, "file size")
+
+
+def test_parts_that_are_not_what_their_names_say_are_told(model: Path, tmp_path: Path) -> None:
+    parts = [tmp_path / f"m-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for part in parts:
+        part.write_bytes(model.read_bytes())
+    found = foresee(
+        ModelConfig(model_path=parts[0]), parts, slots=1, folder=tmp_path, reserve=0, machine=CPU
+    )  # fmt: skip
+    assert found.reason == f"{parts[0]}: it says split.no 0, split.count 1, and its place is 0 of 2"
+
+
+HOSTILE = st.sampled_from([0, 1, -1, 2**31, 2**39, 2**40, 2**64 - 1, float("inf"), float("nan"), -0.5, 1e300, True])
+VALUES = (
+    HOSTILE
+    | st.text(max_size=3)
+    | st.lists(HOSTILE, max_size=5).map(lambda found: ArrayInfo("f32", len(found), tuple(found)))
+)
+KEYS = st.sampled_from([
+    "block_count", "embedding_length", "context_length", "feed_forward_length", "attention.head_count",
+    "attention.head_count_kv", "attention.key_length", "attention.value_length", "attention.sliding_window",
+    "attention.sliding_window_pattern", "attention.kv_lora_rank", "attention.key_length_mla",
+    "attention.recurrent_layers", "attention.shared_kv_layers", "expert_count", "expert_used_count",
+    "full_attention_interval", "nextn_predict_layers", "pooling_type", "ssm.conv_kernel", "ssm.inner_size",
+    "ssm.state_size", "ssm.group_count", "wkv.head_size", "shortconv.l_cache", "kda.head_dim",
+])  # fmt: skip
+ARCHITECTURES = st.sampled_from(["llama", "gemma3", "qwen35", "mamba", "bert", "deepseek2", "jamba", "gemma3n"])
+
+
+@given(architecture=ARCHITECTURES, values=st.dictionaries(KEYS, VALUES, max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_no_figure_in_a_header_breaks_the_arithmetic(model: Path, architecture: str, values: dict[str, object]) -> None:
+    header = read_header(model)
+    told = {key.replace("llama.", f"{architecture}."): value for key, value in header.metadata.items()}
+    told |= {f"{architecture}.{key}": value for key, value in values.items()}
+    told["general.architecture"] = architecture
+    try:
+        shape = read_shape(told, header.tensors)
+    except ValueError:
+        return
+    for flags in ("", "-c 100 -fa off --embedding -ngl 1"):
+        found = project([header.tensors], shape, read_run(flags.split(), slots=2), gpu=True)
+        assert found.host.total >= 0 <= found.gpu.total
+
+
+def test_any_number_of_experts_on_the_cpu_costs_no_time(model: Path) -> None:
+    began = time.process_time()
+    found = seen(model, "--n-cpu-moe", "999999", machine=GPU)
+    assert time.process_time() - began < 0.5
+    assert found.parts is not None
+    assert found.need.gpu == seen(model, machine=GPU).need.gpu
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ CACHE_TYPES: Mapping[str, tuple[int, int]] = {
 }
 _AUTO_SLOTS = 4
 _CTX_PAD = 256
+_MOST_LAYERS = 512  # llama.cpp's own LLAMA_MAX_LAYERS
 _UNMAPPED = frozenset({"none", "mlock", "dio"})
 _TRUE = frozenset({"on", "1", "true", "enabled"})
 _FALSE = frozenset({"off", "0", "false", "disabled"})
@@ -206,8 +207,9 @@ def _overrides(said: Flags) -> tuple[tuple[str, str], ...]:
     experts = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
     if said.is_set("-cmoe", "--cpu-moe"):
         found.append((experts, "CPU"))
-    layers = min(4096, said.number("-ncmoe", "--n-cpu-moe", default=0))
-    found.extend((rf"blk\.{layer}{experts}", "CPU") for layer in range(layers))
+    layers = min(_MOST_LAYERS, said.number("-ncmoe", "--n-cpu-moe", default=0))
+    if layers > 0:  # one pattern for all: each costs its time at every tensor
+        found.append((rf"blk\.({'|'.join(map(str, range(layers)))}){experts}", "CPU"))
     return tuple(found)
 
 
