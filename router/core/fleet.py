@@ -23,7 +23,7 @@ class Fleet:
         replica = Replica(self._ids, model.spec.name, placement, model.spec.slots, created=now)
         self._state.replicas[replica.id] = replica
         self._state.ledger.book(replica.id, placement)
-        model.replica, model.reason, model.promised = replica, "", False
+        model.replica, model.reason, model.promised, model.misfit = replica, "", False, False
         self._out.touch(model)
 
     def start_reserved(self, now: float) -> None:

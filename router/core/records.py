@@ -100,6 +100,7 @@ class Model:
         promised: another makes room for it, or did.
         yielded: when it last made room for another while it had work.
         lower_need: what was thought that it takes, while it is tried with more after it ran out of memory.
+        misfit: it was wanted last, and cannot fit.
     """
 
     spec: ModelSpec
@@ -118,6 +119,7 @@ class Model:
     promised: bool = False
     yielded: float = -math.inf
     lower_need: Need | None = None
+    misfit: bool = False
 
     @classmethod
     def of(cls, spec: ModelSpec, policy: Policy) -> Model:
@@ -140,6 +142,8 @@ class Model:
     def status(self) -> Status:
         if self.is_hungry:
             return Status.LOADING  # it waits for room
+        if self.misfit and self.replica is None:
+            return Status.FAILED
         return outward(None if self.replica is None else self.replica.state, self.health)
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
 from router.core.appetite import Appetite
 from router.core.fleet import Fleet
-from router.core.forecast import expected_wait, obstacle
+from router.core.forecast import expected_wait, obstacle, shortage
 from router.core.grants import Grants
 from router.core.ledger import Ledger
 from router.core.lifecycle import LEAVING, Health, ReplicaState
@@ -273,6 +273,7 @@ class Scheduler:
         model = self._models[name]
         model.failures.clear()
         model.lower()
+        model.misfit = False
         if model.health is not Health.AVAILABLE:
             self._recover(model)
         return self._conclude(now)
@@ -313,7 +314,7 @@ class Scheduler:
         model = self._models[found.model]
         before = model.queue.before(ticket)
         wait = expected_wait(self._state, model, model.queue.width_of(before), now)
-        return LinePlace(len(before), wait, obstacle(self._state, model))
+        return LinePlace(len(before), wait, obstacle(self._state, model), shortage(self._state, model))
 
     def troubles(
         self, patience: Patience, held: Mapping[ReplicaId, Collection[LeaseId]], now: float
@@ -341,7 +342,7 @@ class Scheduler:
             self._revive(replica, now)
         for model, message in decided.impossible:
             model.lower()
-            model.want, model.reason = Want.NO, f"cannot fit: {message}"
+            model.want, model.reason, model.misfit = Want.NO, f"cannot fit: {message}", True
             self._grants.turn_away(model, RejectCode.TOO_LARGE, f"Model '{model.spec.name}' {model.reason}")
             self._out.touch(model)
         for model in decided.dropped:

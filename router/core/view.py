@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.core.forecast import expected_wait, obstacle
+from router.core.forecast import expected_wait, obstacle, shortage
 from router.core.lifecycle import ReplicaState
 from router.core.records import Model, State
 from router.core.types import ModelView
@@ -12,7 +12,8 @@ def model_view(state: State, model: Model, now: float) -> ModelView:
     """Describe a model as it is at `now`."""
     replica, ledger = model.replica, state.ledger
     oldest = model.queue.oldest_arrival()
-    own = "waits for room" if model.is_hungry else model.reason
+    lacks = shortage(state, model) if model.is_hungry else ""
+    own = ": ".join(filter(None, ("waits for room", lacks))) if model.is_hungry else model.reason
     loading = replica is not None and replica.state in (ReplicaState.RESERVED, ReplicaState.STARTING)
     return ModelView(
         name=model.spec.name,
@@ -37,4 +38,6 @@ def model_view(state: State, model: Model, now: float) -> ModelView:
         load_seconds=model.experience.load.value,
         service_seconds=model.experience.service.value,
         cut="" if replica is None else replica.cut,
+        shortage=lacks,
+        misfit=model.misfit,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -122,7 +123,7 @@ ARCHITECTURES = st.sampled_from(["llama", "gemma3", "qwen35", "mamba", "bert", "
 
 @given(architecture=ARCHITECTURES, values=st.dictionaries(KEYS, VALUES, max_size=6))
 @settings(max_examples=200, deadline=None)
-def test_no_figure_in_a_header_breaks_the_arithmetic(model: Path, architecture: str, values: dict[str, object]) -> None:
+def test_no_figure_in_a_header_breaks_the_arithmetic(model: Path, architecture: str, values: dict[str, Any]) -> None:
     header = read_header(model)
     told = {key.replace("llama.", f"{architecture}."): value for key, value in header.metadata.items()}
     told |= {f"{architecture}.{key}": value for key, value in values.items()}
