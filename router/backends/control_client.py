@@ -164,6 +164,7 @@ def parse_slots(document: Any) -> tuple[SlotReading, ...]:
                 task=int(slot.get("id_task", -1)),
                 progress=int(slot.get("n_prompt_tokens_processed", 0)) + _decoded(slot.get("next_token")),
                 tokens=int(slot.get("n_prompt_tokens", 0)),
+                context=int(slot.get("n_ctx", 0)),
             )
             for slot in document
         )

@@ -370,6 +370,7 @@ class LlamaServerLauncher:
     async def close(self) -> None:
         """See `Launcher.close`."""
         await self._guard.close()
+        self._keeping.close()
 
     def _argv(
         self, capabilities: Capabilities, model: str, port: int, placement: Placement, slot_save_path: Path | None

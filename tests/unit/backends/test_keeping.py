@@ -62,6 +62,31 @@ def test_so_does_another_file(keeping: Keeping, spec: LlamaServerSpec, tmp_path:
     assert folder_of(keeping, spec) != before
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--lora=adapter.gguf",),
+        ("--lora", "other.gguf,adapter.gguf"),
+        ("--lora-scaled", "adapter.gguf:0.5,other.gguf:1"),
+        ("--mmproj", "{}/adapter.gguf"),
+    ],
+)
+def test_however_a_file_is_named(
+    keeping: Keeping, spec: LlamaServerSpec, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    named = replace(spec, flags=tuple(flag.format(tmp_path) for flag in flags))
+    before = folder_of(keeping, named)
+    later(tmp_path / "adapter.gguf")
+    assert folder_of(keeping, named) != before
+
+
+def test_also_in_its_environment(keeping: Keeping, spec: LlamaServerSpec, tmp_path: Path) -> None:
+    named = replace(spec, flags=(), env={"LLAMA_ARG_MMPROJ": "adapter.gguf"})
+    before = folder_of(keeping, named)
+    later(tmp_path / "adapter.gguf")
+    assert folder_of(keeping, named) != before
+
+
 def test_so_does_another_build(keeping: Keeping, spec: LlamaServerSpec) -> None:
     assert folder_of(keeping, spec) != folder_of(keeping, spec, replace(BUILD, version="2"))
 
@@ -88,6 +113,25 @@ def test_a_start_keeps_what_can_still_be_used(keeping: Keeping, spec: LlamaServe
         folder_of(keeping, spec, model=model)
     Keeping(tmp_path / "kept", 16, tmp_path).tidy({"a": spec}, BUILD)
     assert list((tmp_path / "kept").iterdir()) == [folder_of(keeping, spec)]
+
+
+def test_two_routers_leave_each_others_alone(keeping: Keeping, spec: LlamaServerSpec, tmp_path: Path) -> None:
+    keeping.tidy({"a": spec}, BUILD)
+    writing = folder_of(keeping, spec) / "0123456789abcdef.part"
+    writing.touch()
+    second, third = (Keeping(tmp_path / "kept", limit, tmp_path) for limit in (16, 0))
+    second.tidy({"b": spec}, BUILD)
+    third.tidy({}, BUILD)
+    assert writing.exists()
+    folder_of(second, replace(spec, flags=("-c", "1")), model="b")
+    keeping.close()
+    second.close()
+    third.close()
+    fourth = Keeping(tmp_path / "kept", 16, tmp_path)
+    fourth.tidy({"a": spec}, BUILD)
+    fourth.close()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == [writing.parent.name]
+    assert not writing.exists()
 
 
 def test_switching_it_off_deletes_everything(keeping: Keeping, spec: LlamaServerSpec, tmp_path: Path) -> None:
