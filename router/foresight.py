@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from router.config import ModelConfig, flag_value
+from router.config import ModelConfig
 from router.core.estimate import Projection, Run, Shape, estimate, project, read_pin, read_run, read_shape
 from router.core.estimate.projection import GPU_CONTEXT_BYTES
 from router.core.estimate.run import Flags
@@ -15,8 +16,8 @@ from router.core.learning import FORMULA
 from router.core.types import Need
 from router.devices.gguf import GgufError, GgufHeader, read_header
 
-# Files that are loaded beside the model itself: their bytes are taken as they are.
-_COMPANIONS = (("-mm", "--mmproj"), ("--lora",))
+# Files that are loaded beside the model itself, any number of each: their bytes are taken as they are.
+_ADAPTERS = ("--lora", "--lora-scaled", "--control-vector", "--control-vector-scaled")
 # With one of these an operator has his own idea of the fit, or of the context.
 _OWN_FIT = (
     (("-fit", "--fit"), "FIT"),
@@ -25,7 +26,8 @@ _OWN_FIT = (
     (("--kv-unified-per-slot",), "KV_UNIFIED_PER_SLOT"),
 )
 _SHORTEST_CTX = 4096  # `--fit-ctx`
-_DRAFT = ("-md", "--model-draft", "--spec-draft-model")
+_DRAFT, _DRAFT_ENV = ("-md", "--model-draft", "--spec-draft-model"), "SPEC_DRAFT_MODEL"
+_PROJECTOR, _PROJECTOR_ENV = ("-mm", "--mmproj"), "MMPROJ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,10 @@ def foresee(
         folder: what relative paths in flags are relative to.
         reserve: bytes of RAM that its prompt cache may grow into.
     """
-    companions = _values(config, folder, *_COMPANIONS)
-    drafts = _values(config, folder, _DRAFT)
+    said = Flags(config.flags, config.env)
+    projectors, drafts = ([folder / name] if (name := said.text(*names, env=env)) else []
+                          for names, env in ((_PROJECTOR, _PROJECTOR_ENV), (_DRAFT, _DRAFT_ENV)))  # fmt: skip
+    companions = [*projectors, *_adapters(said, folder)]
     beside = sum(map(_size, companions))
     file_bytes = sum(map(_size, (*files, *drafts))) + beside
     run = read_run(config.flags, slots=slots, env=config.env)
@@ -103,7 +107,8 @@ def foresee(
     whole, contexts = _fit_off(config, run, shape.train_ctx), _contexts(config, run, shape.train_ctx)
     spare = _spare(parts, shape, headers, replace(run, ctx=contexts[0]), machine) if contexts else 0
     need = Need(gpu, host, max(0, reserve), FORMULA, parts.each, spare, pin)
-    return Foresight(need, file_bytes, _fingerprint(headers), parts, whole=whole, contexts=contexts)
+    fingerprint = _fingerprint(headers, [*companions, *drafts])
+    return Foresight(need, file_bytes, fingerprint, parts, whole=whole, contexts=contexts)
 
 
 def _fit_off(config: ModelConfig, run: Run, train_ctx: int) -> tuple[str, ...]:
@@ -162,16 +167,18 @@ def _project_draft(draft: Path, run: Run, machine: Machine) -> Projection:
     return _project(_shape([draft], headers), headers, run, machine)
 
 
-def _fingerprint(headers: Sequence[GgufHeader]) -> str:
-    digest = hashlib.sha256()
+def _fingerprint(headers: Sequence[GgufHeader], beside: Sequence[Path]) -> str:
+    digest = hashlib.sha256(repr([_size(file) for file in beside]).encode())
     for header in headers:
         digest.update(repr((header.file_size, sorted(header.metadata.items()), header.tensors)).encode())
     return digest.hexdigest()
 
 
-def _values(config: ModelConfig, folder: Path, *names: tuple[str, ...]) -> list[Path]:
-    values = [flag_value(config.flags, *alternatives) for alternatives in names]
-    return [folder / value for value in values if value is not None]
+def _adapters(said: Flags, folder: Path) -> list[Path]:
+    """`--lora a.gguf,b.gguf --lora-scaled c.gguf:0.5`: all of them count, each once."""
+    named = [name for value in said.every(*_ADAPTERS) for name in value.split(",")]
+    unscaled = [name.rpartition(":")[0] if re.search(r":[-+.\d]+$", name) else name for name in named]
+    return [folder / name for name in dict.fromkeys(unscaled) if name]
 
 
 def _size(file: Path) -> int:

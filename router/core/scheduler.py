@@ -204,6 +204,8 @@ class Scheduler:
             elif before is ReplicaState.READY:
                 self._crashed(model, replica, reason, now)
         self._appetite.ended(replica)
+        if before is ReplicaState.READY and exhausted is not None:
+            self._appetite.ran_out(replica, exhausted)
         self._out.touch(model)
         self._wake(now)
         return self._out.flush()

@@ -59,6 +59,15 @@ def test_companions_count(model: Path, tmp_path: Path) -> None:
     (tmp_path / "lora").write_bytes(bytes(12345))
     plain = seen(model)
     assert seen(model, "--lora", str(tmp_path / "lora")).need.host == plain.need.host + 12345
+    (tmp_path / "other").write_bytes(bytes(300))
+    several = f"{tmp_path}/lora,{tmp_path}/other"
+    for flags in (("--lora", several), ("--lora", f"{tmp_path}/lora", "--lora", f"{tmp_path}/other"),
+                  ("--lora-scaled", f"{tmp_path}/lora:0.5,{tmp_path}/other:-1")):  # fmt: skip
+        assert seen(model, *flags).need.host == plain.need.host + 12345 + 300
+    assert seen(model, "--lora", several).fingerprint != plain.fingerprint
+    projector = ModelConfig(model_path=model, env={"LLAMA_ARG_MMPROJ": str(tmp_path / "lora")})
+    found = foresee(projector, [model], slots=1, folder=tmp_path, reserve=7, machine=CPU)
+    assert found.need.host == plain.need.host + 12345
     drafted = seen(model, "-md", str(model))
     assert drafted.parts is not None
     assert drafted.need.host == plain.need.host + drafted.parts.host.buffers

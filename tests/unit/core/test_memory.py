@@ -252,6 +252,33 @@ def test_the_kernels_high_water_mark_counts_more_than_samples() -> None:
     assert drive.need("a").host == 6 * GIB
 
 
+def test_one_that_ran_out_of_it_at_work_gets_more_room_next_time() -> None:
+    drive = Drive([cpu_model("a", 4)])
+    drive.serve("a")
+    drive.sleep(60)
+    drive.exit("a", "was killed (out of memory?)", exhausted=RAM)
+    assert (drive.need("a").host, drive.need("a").source) == (5 * GIB, "raised")
+    assert drive.starts() == ["a", "a"], "it restarts by itself"
+    drive.ready("a")
+    drive.sleep(60)
+    drive.exit("a", "was killed (out of memory?)", exhausted=RAM)
+    assert drive.need("a").host == 5 * GIB, "raised once, not again and again"
+
+
+def test_what_it_takes_replaces_the_raise_once_it_has_worked() -> None:
+    drive = Drive([cpu_model("a", 4)])
+    drive.serve("a")
+    drive.sleep(60)
+    drive.exit("a", "out of memory", exhausted=RAM)
+    drive.usage = {HOST: 3 * GIB}
+    drive.ready("a")
+    drive.end(drive.ask("a"))
+    drive.sleep(1)
+    drive.end(drive.ask("a"))
+    drive.observe({HOST: 3 * GIB}, of="a")
+    assert (drive.need("a").host, drive.need("a").source) == (3 * GIB, "observed")
+
+
 # -- memory of others ------------------------------------------------------------------------------------------------
 
 
