@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router.config import ModelConfig
-from router.core.estimate import Projection, Run, Shape, estimate, project, read_pin, read_run, read_shape
+from router.core.estimate import Projection, Run, Shape, checkpoint, estimate, project, read_pin, read_run, read_shape
 from router.core.estimate.projection import GPU_CONTEXT_BYTES
 from router.core.estimate.run import Flags
 from router.core.learning import FORMULA
@@ -26,6 +26,10 @@ _OWN_FIT = (
     (("--kv-unified-per-slot",), "KV_UNIFIED_PER_SLOT"),
 )
 _SHORTEST_CTX = 4096  # `--fit-ctx`
+# What the context checkpoints of a child may take in RAM together, as far as a few of each slot are within that.
+# llama-server's own number of them, 32 a slot, are 10 GiB of a Gemma 3 12B.
+_CHECKPOINT_BYTES = 512 * 1024**2
+_FEWEST_CHECKPOINTS, _MOST_CHECKPOINTS = 4, 32
 _DRAFT, _DRAFT_ENV = ("-md", "--model-draft", "--spec-draft-model"), "SPEC_DRAFT_MODEL"
 _PROJECTOR, _PROJECTOR_ENV = ("-mm", "--mmproj"), "MMPROJ"
 
@@ -56,15 +60,17 @@ class Foresight:
         reason: why they were, naming the file and what is wrong with it.
         whole: flags for a load that fits whole (see `_fit_off`); empty where llama.cpp's own fit has to stay on.
         contexts: tokens over all slots, at least and at most, where the flags leave them open.
+        checkpoints: of the context, for each slot, if they are to be fewer than llama-server's own number.
     """
 
     need: Need
     file_bytes: int
     fingerprint: str = ""
     parts: Projection | None = None
-    reason: str = ""
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
+    checkpoints: int | None = None
+    reason: str = ""
 
 
 def foresee(
@@ -106,9 +112,10 @@ def foresee(
         host += beside
     whole, contexts = _fit_off(config, run, shape.train_ctx), _contexts(config, run, shape.train_ctx)
     spare = _spare(parts, shape, headers, replace(run, ctx=contexts[0]), machine) if contexts else 0
-    need = Need(gpu, host, max(0, reserve), FORMULA, parts.each, spare, pin)
+    checkpoints, growth = _checkpoints(shape, run)
+    need = Need(gpu, host, max(0, reserve) + growth, FORMULA, parts.each, spare, pin)
     fingerprint = _fingerprint(headers, [*companions, *drafts])
-    return Foresight(need, file_bytes, fingerprint, parts, whole=whole, contexts=contexts)
+    return Foresight(need, file_bytes, fingerprint, parts, whole, contexts, checkpoints)
 
 
 def _fit_off(config: ModelConfig, run: Run, train_ctx: int) -> tuple[str, ...]:
@@ -126,6 +133,15 @@ def _fit_off(config: ModelConfig, run: Run, train_ctx: int) -> tuple[str, ...]:
     if said.text("-c", "--ctx-size", env="CTX_SIZE") is not None:
         return ("--fit", "off") if full == train_ctx else ()
     return ("--fit", "off", "-c", str(full)) if full else ()
+
+
+def _checkpoints(shape: Shape, run: Run) -> tuple[int | None, int]:
+    """How many a slot is to be given, None for as many as it gets anyway; and the bytes of RAM that they all take."""
+    each = checkpoint(shape, run) * run.slots
+    if run.checkpoints is not None or not each:
+        return None, each * (run.checkpoints or 0)
+    count = min(_MOST_CHECKPOINTS, max(_FEWEST_CHECKPOINTS, _CHECKPOINT_BYTES // each))
+    return None if count == _MOST_CHECKPOINTS else count, each * count
 
 
 def _contexts(config: ModelConfig, run: Run, train_ctx: int) -> tuple[int, int] | None:

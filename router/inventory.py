@@ -30,7 +30,7 @@ class Entry:
         fingerprint: see `Foresight`.
         parts: the need by place and kind, where the files' headers could be read.
         unreadable: why they could not.
-        whole, contexts: see `Foresight`.
+        whole, contexts, checkpoints: see `Foresight`.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Entry:
     unreadable: str = ""
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
+    checkpoints: int | None = None
 
     def model_spec(self, settings: Settings) -> ModelSpec:
         return ModelSpec(
@@ -67,6 +68,7 @@ class Entry:
             has_conversations=not self.config.writes_no_text,
             whole=self.whole,
             contexts=self.contexts,
+            checkpoints=self.checkpoints,
         )
 
 
@@ -100,6 +102,7 @@ def _entry(settings: Settings, name: str, machine: Machine) -> Entry:
         seen.reason,
         seen.whole,
         seen.contexts,
+        seen.checkpoints,
     )
 
 

@@ -190,5 +190,21 @@ def test_what_a_further_gpu_adds_and_a_shorter_context_spares(tmp_path: Path) ->
     assert seen(long, "-c", "32768").contexts is None
 
 
+def test_context_checkpoints_are_growth_in_ram_and_have_a_bound(tmp_path: Path) -> None:
+    """llama-server b11434 tells 2.506 MiB for one of this model: the rows, and 12 bytes about each cell."""
+    shape = ModelSpec(architecture="gemma3", layers=12, embd=256, ff=512, heads=4, kv_heads=2, ctx=8192,
+                      sliding_window=512)  # fmt: skip
+    windowed = write_model(tmp_path / "g.gguf", shape)
+    one = 10 * 512 * 2 * (2 * 64) * 2  # windowed layers, cells, keys and values, elements, f16
+    assert seen(windowed).need.reserve == 7 + 32 * one
+    assert seen(windowed).checkpoints is None
+    assert seen(windowed, slots=16).need.reserve == 7 + 12 * 16 * one
+    assert seen(windowed, slots=16).checkpoints == 12
+    assert seen(windowed, slots=100).checkpoints == 4, "too few are of no use"
+    assert seen(windowed, "-ctxcp", "3", slots=100).need.reserve == 7 + 3 * 100 * one
+    assert seen(windowed, "-ctxcp", "3", slots=100).checkpoints is None
+    assert seen(windowed, "--swa-full").need.reserve == seen(windowed, "--embedding").need.reserve == 7
+
+
 def test_flags_that_name_a_gpu_are_kept_in_mind(model: Path) -> None:
     assert seen(model, "-dev", "CUDA1", machine=GPU).need.pin == Pin(gpus=(1,), numbered=True)

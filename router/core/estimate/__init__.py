@@ -5,6 +5,7 @@ be read.
 """
 
 from router.core.estimate.by_size import estimate, uses_gpu
+from router.core.estimate.caches import checkpoint
 from router.core.estimate.pin import read_pin
 from router.core.estimate.projection import Part, Projection, project
 from router.core.estimate.run import Run, memory_flags, read_run
@@ -16,6 +17,7 @@ __all__ = [
     "Run",
     "Shape",
     "StoredTensor",
+    "checkpoint",
     "estimate",
     "memory_flags",
     "project",

@@ -48,6 +48,7 @@ class Run:
         mmap: the file is mapped and not read.
         repack: weights are rearranged for the CPU's vector units.
         draft: tokens that are guessed ahead.
+        checkpoints: of the context, per slot; None where nothing is said.
     """
 
     ctx: int = 0
@@ -67,6 +68,7 @@ class Run:
     mmap: bool = True
     repack: bool = True
     draft: int = 0
+    checkpoints: int | None = None
 
     def cells(self, train_ctx: int) -> tuple[int, int]:
         """(cells of one stream, streams) of the cache. Source: `llama_context::llama_context`."""
@@ -97,6 +99,7 @@ def read_run(flags: Sequence[str], *, slots: int, env: Mapping[str, str] | None 
     batch = said.number("-b", "--batch-size", env="BATCH", default=2048)
     ubatch = min(batch, said.number("-ub", "--ubatch-size", env="UBATCH", default=512) or batch)
     type_v = _cache_type(said.text("-ctv", "--cache-type-v", env="CACHE_TYPE_V"))
+    kept = said.number("-ctxcp", "--ctx-checkpoints", "--swa-checkpoints", env="CTX_CHECKPOINTS", default=-1)
     flash = said.text("-fa", "--flash-attn", env="FLASH_ATTN") not in _FALSE
     return Run(
         ctx=max(0, said.number("-c", "--ctx-size", env="CTX_SIZE", default=0)),
@@ -116,6 +119,7 @@ def read_run(flags: Sequence[str], *, slots: int, env: Mapping[str, str] | None 
         pooling=_POOLING.get(said.text("--pooling", env="POOLING") or ""),
         mmap=said.text("-lm", "--load-mode", env="LOAD_MODE") not in _UNMAPPED and not said.is_set("--no-mmap"),
         repack=not said.is_set("-nr", "--no-repack"),
+        checkpoints=None if kept < 0 else kept,
     )
 
 
