@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from router.companions import Companions, size_of
 from router.config import ModelConfig
-from router.core.estimate import Projection, Run, Shape, checkpoint, estimate, project, read_pin, read_run, read_shape
+from router.core.estimate import (
+    Projection,
+    Run,
+    Shape,
+    checkpoint,
+    estimate,
+    project,
+    read_pin,
+    read_run,
+    read_shape,
+)
 from router.core.estimate.projection import GPU_CONTEXT_BYTES
 from router.core.estimate.run import Flags
 from router.core.learning import FORMULA
 from router.core.types import Need
 from router.devices.gguf import GgufError, GgufHeader, read_header
 
-# Files that are loaded beside the model itself, any number of each: their bytes are taken as they are.
-_ADAPTERS = ("--lora", "--lora-scaled", "--control-vector", "--control-vector-scaled")
 # With one of these an operator has his own idea of the fit, or of the context.
 _OWN_FIT = (
     (("-fit", "--fit"), "FIT"),
@@ -30,8 +38,6 @@ _SHORTEST_CTX = 4096  # `--fit-ctx`
 # llama-server's own number of them, 32 a slot, are 10 GiB of a Gemma 3 12B.
 _CHECKPOINT_BYTES = 512 * 1024**2
 _FEWEST_CHECKPOINTS, _MOST_CHECKPOINTS = 4, 32
-_DRAFT, _DRAFT_ENV = ("-md", "--model-draft", "--spec-draft-model"), "SPEC_DRAFT_MODEL"
-_PROJECTOR, _PROJECTOR_ENV = ("-mm", "--mmproj"), "MMPROJ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +89,8 @@ def foresee(
         folder: what relative paths in flags are relative to.
         reserve: bytes of RAM that its prompt cache may grow into.
     """
-    said = Flags(config.flags, config.env)
-    projectors, drafts = ([folder / name] if (name := said.text(*names, env=env)) else []
-                          for names, env in ((_PROJECTOR, _PROJECTOR_ENV), (_DRAFT, _DRAFT_ENV)))  # fmt: skip
-    companions = [*projectors, *_adapters(said, folder)]
-    beside = sum(map(_size, companions))
-    file_bytes = sum(map(_size, (*files, *drafts))) + beside
+    companions = Companions.named(Flags(config.flags, config.env), folder)
+    file_bytes = sum(map(size_of, (*files, *companions.files)))
     run = read_run(config.flags, slots=slots, env=config.env)
     pin = read_pin(config.flags, config.env)
     try:
@@ -96,25 +98,20 @@ def foresee(
         _check_parts(files, headers)
         shape = _shape(files, headers)
         parts = _project(shape, headers, run, machine)
-        further = [_project_draft(draft, run, machine) for draft in drafts]
+        further = [_project_draft(draft, run, machine) for draft in companions.drafts]
     except (GgufError, ValueError, ArithmeticError) as error:
         guess = estimate(file_bytes=file_bytes, multiplier=machine.multiplier, gpu_available=machine.gpu,
                          flags=config.flags, cache_ram=reserve)  # fmt: skip
         guess = replace(guess, each=GPU_CONTEXT_BYTES if guess.gpu else 0, pin=pin)
         return Foresight(guess, file_bytes, reason=str(error))
-    gpu, host = parts.gpu.total, parts.host.total
-    for draft in further:  # in the same process
-        gpu += draft.gpu.buffers
-        host += draft.host.buffers
-    if gpu:
-        gpu += beside
-    else:
-        host += beside
+    gpu, host = companions.beside(gpu=parts.gpu.total > 0)
+    gpu += parts.gpu.total + sum(draft.gpu.buffers for draft in further)  # in the same process
+    host += parts.host.total + sum(draft.host.buffers for draft in further)
     whole, contexts = _fit_off(config, run, shape.train_ctx), _contexts(config, run, shape.train_ctx)
     spare = _spare(parts, shape, headers, replace(run, ctx=contexts[0]), machine) if contexts else 0
     checkpoints, growth = _checkpoints(shape, run)
     need = Need(gpu, host, max(0, reserve) + growth, FORMULA, parts.each, spare, pin)
-    fingerprint = _fingerprint(headers, [*companions, *drafts])
+    fingerprint = _fingerprint(headers, companions.files)
     return Foresight(need, file_bytes, fingerprint, parts, whole, contexts, checkpoints)
 
 
@@ -184,22 +181,7 @@ def _project_draft(draft: Path, run: Run, machine: Machine) -> Projection:
 
 
 def _fingerprint(headers: Sequence[GgufHeader], beside: Sequence[Path]) -> str:
-    digest = hashlib.sha256(repr([_size(file) for file in beside]).encode())
+    digest = hashlib.sha256(repr([size_of(file) for file in beside]).encode())
     for header in headers:
         digest.update(repr((header.file_size, sorted(header.metadata.items()), header.tensors)).encode())
     return digest.hexdigest()
-
-
-def _adapters(said: Flags, folder: Path) -> list[Path]:
-    """`--lora a.gguf,b.gguf --lora-scaled c.gguf:0.5`: all of them count, each once."""
-    named = [name for value in said.every(*_ADAPTERS) for name in value.split(",")]
-    unscaled = [name.rpartition(":")[0] if re.search(r":[-+.\d]+$", name) else name for name in named]
-    return [folder / name for name in dict.fromkeys(unscaled) if name]
-
-
-def _size(file: Path) -> int:
-    """Bytes of a file; one that is gone counts nothing here and fails at its load, with its name."""
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0

@@ -7,12 +7,13 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.config import ModelConfig
-from router.core.estimate import project, read_run, read_shape
+from router.core.estimate import project, projector_compute, read_run, read_shape
 from router.core.types import Need, Pin
 from router.devices.gguf import ArrayInfo, read_header
 from router.foresight import Foresight, Machine, foresee
@@ -188,6 +189,38 @@ def test_what_a_further_gpu_adds_and_a_shorter_context_spares(tmp_path: Path) ->
     assert seen(long).need.spare > 0
     assert seen(long, slots=2).contexts == (8192, 65536)
     assert seen(long, "-c", "32768").contexts is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "mib"),
+    [((448, 384, 1536), 10.50), ((896, 256, 1024), 28.00), ((336, 512, 2048), 8.06), ((448, 384, 256), 7.50)],
+)
+def test_what_a_projector_computes_in_is_what_llama_server_says(
+    shape: tuple[int, int, int], mib: float, model: Path, tmp_path: Path
+) -> None:
+    """The figures are those of llama-server b11434 for made-up projectors of these shapes."""
+    file = tmp_path / "mmproj.gguf"
+    writer = gguf.GGUFWriter(file, "clip")
+    keys = ("image_size", "embedding_length", "feed_forward_length", "patch_size")
+    for key, value in zip(keys, (*shape, 14), strict=True):
+        writer.add_uint32(f"clip.vision.{key}", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert projector_compute(read_header(file).metadata) == pytest.approx(mib * 2**20, rel=0.1)
+    plain, beside = (seen(model, *flags, machine=GPU).need for flags in ((), ("--mmproj", str(file))))
+    assert beside.gpu - plain.gpu == file.stat().st_size + projector_compute(read_header(file).metadata)
+    in_ram = seen(model, "--mmproj", str(file), "--no-mmproj-offload", machine=GPU).need
+    assert (in_ram.gpu, in_ram.host) == (plain.gpu, plain.host + beside.gpu - plain.gpu)
+
+
+def test_a_projector_with_absurd_figures_breaks_nothing() -> None:
+    for value in (0, -1, 1 << 19, True, 1e9, "x"):
+        told: dict[str, Any] = dict.fromkeys(
+            ("image_size", "patch_size", "embedding_length", "feed_forward_length"), 14
+        )
+        for key in told:
+            assert projector_compute({f"clip.vision.{name}": v for name, v in (told | {key: value}).items()}) >= 0
 
 
 def test_context_checkpoints_are_growth_in_ram_and_have_a_bound(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from router.core.estimate.by_size import estimate, uses_gpu
 from router.core.estimate.caches import checkpoint
 from router.core.estimate.pin import read_pin
 from router.core.estimate.projection import Part, Projection, project
+from router.core.estimate.projector import projector_compute
 from router.core.estimate.run import Run, memory_flags, read_run
 from router.core.estimate.shape import Shape, StoredTensor, read_shape
 
@@ -21,6 +22,7 @@ __all__ = [
     "estimate",
     "memory_flags",
     "project",
+    "projector_compute",
     "read_pin",
     "read_run",
     "read_shape",
