@@ -34,10 +34,11 @@ _OWN_FIT = (
     (("--kv-unified-per-slot",), "KV_UNIFIED_PER_SLOT"),
 )
 _SHORTEST_CTX = 4096  # `--fit-ctx`
-# What the context checkpoints of a child may take in RAM together, as far as a few of each slot are within that.
-# llama-server's own number of them, 32 a slot, are 10 GiB of a Gemma 3 12B.
+# What the context checkpoints of a child may take in RAM together, as far as a few of each slot are within that:
+# llama-server's own number, 32 a slot, are 10 GiB of a Gemma 3 12B. A prompt makes three. With these, or six and more, it
+# was seen to go on from them after the last message was changed; with one, two, four or five it read everything anew.
 _CHECKPOINT_BYTES = 512 * 1024**2
-_FEWEST_CHECKPOINTS, _MOST_CHECKPOINTS = 4, 32
+_FEWEST_CHECKPOINTS, _ENOUGH_CHECKPOINTS, _MOST_CHECKPOINTS = 3, 6, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,8 @@ def _checkpoints(shape: Shape, run: Run) -> tuple[int | None, int]:
     each = checkpoint(shape, run) * run.slots
     if run.checkpoints is not None or not each:
         return None, each * (run.checkpoints or 0)
-    count = min(_MOST_CHECKPOINTS, max(_FEWEST_CHECKPOINTS, _CHECKPOINT_BYTES // each))
+    within = _CHECKPOINT_BYTES // each
+    count = min(_MOST_CHECKPOINTS, within) if within >= _ENOUGH_CHECKPOINTS else _FEWEST_CHECKPOINTS
     return None if count == _MOST_CHECKPOINTS else count, each * count
 
 

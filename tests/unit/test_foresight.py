@@ -233,7 +233,7 @@ def test_context_checkpoints_are_growth_in_ram_and_have_a_bound(tmp_path: Path) 
     assert seen(windowed).checkpoints is None
     assert seen(windowed, slots=16).need.reserve == 7 + 12 * 16 * one
     assert seen(windowed, slots=16).checkpoints == 12
-    assert seen(windowed, slots=100).checkpoints == 4, "too few are of no use"
+    assert [seen(windowed, slots=slots).checkpoints for slots in (32, 45, 300)] == [6, 3, 3]
     assert seen(windowed, "-ctxcp", "3", slots=100).need.reserve == 7 + 3 * 100 * one
     assert seen(windowed, "-ctxcp", "3", slots=100).checkpoints is None
     assert seen(windowed, "--swa-full").need.reserve == seen(windowed, "--embedding").need.reserve == 7
