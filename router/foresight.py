@@ -35,8 +35,8 @@ _OWN_FIT = (
 )
 _SHORTEST_CTX = 4096  # `--fit-ctx`
 # What the context checkpoints of a child may take in RAM together, as far as a few of each slot are within that:
-# llama-server's own number, 32 a slot, are 10 GiB of a Gemma 3 12B. A prompt makes three. With these, or six and more, it
-# was seen to go on from them after the last message was changed; with one, two, four or five it read everything anew.
+# llama-server's own number, 32 a slot, are 10 GiB of a Gemma 3 12B. A prompt makes three. With these, or with six, it
+# was seen to go on from them after its last message was changed; with one, two, four or five it read all anew.
 _CHECKPOINT_BYTES = 512 * 1024**2
 _FEWEST_CHECKPOINTS, _ENOUGH_CHECKPOINTS, _MOST_CHECKPOINTS = 3, 6, 32
 
