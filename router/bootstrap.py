@@ -114,9 +114,8 @@ def _check_state_dir(settings: Settings) -> None:
 @asynccontextmanager
 async def running(settings: Settings, access_log: AccessLog) -> AsyncIterator[Router]:
     """Build everything, start it, and take it down again in reverse order, whatever happens."""
-    for secret in (settings.api_key, settings.metrics_token):
-        if secret is not None:
-            redact(secret.get_secret_value())
+    for secret in settings.keys.secrets:
+        redact(secret)
     monitor = await SystemDevices.open(settings.system.gpu_devices, _budget(settings))
     try:
         gpu_available = len(monitor.devices) > 1
@@ -174,7 +173,12 @@ def _assemble(
     access_log: AccessLog,
 ) -> Router:
     status = StatusBus()
-    telemetry = Telemetry([model.name for model in models], version=__version__, status=status)
+    telemetry = Telemetry(
+        [model.name for model in models],
+        version=__version__,
+        status=status,
+        keys=[key.name for key in settings.keys.everyone],
+    )
     engine = Engine(
         models=models,
         policy=_policy(settings),
@@ -291,15 +295,17 @@ def _announce(settings: Settings, sock: socket.socket, demo: Path | None) -> Non
     _log.info("llama-router %s listens on %s:%d with %d model(s)", __version__, address, port, len(settings.models))
     _log.info("%s", _who_may_come_in(settings))
     if demo is not None:
-        sys.stderr.write(welcome(url, next(iter(settings.models)), folder=demo, with_key=settings.api_key is not None))
+        sys.stderr.write(welcome(url, next(iter(settings.models)), folder=demo, with_key=bool(settings.keys.clients)))
 
 
 def _who_may_come_in(settings: Settings) -> str:
-    if settings.api_key is not None:
-        return "API_KEY is set: clients must present it."
-    if settings.api.allow_unauthenticated:
-        return "No API_KEY, and api.allow_unauthenticated is true: everybody who reaches this port is served."
-    return "No API_KEY: only clients on this machine are served."
+    if settings.keys.clients:
+        told = f"{len(settings.keys.clients)} API key(s): clients must present one."
+    elif settings.api.allow_unauthenticated:
+        told = "No API_KEY, and api.allow_unauthenticated is true: everybody who reaches this port is served."
+    else:
+        told = "No API_KEY: only clients on this machine are served."
+    return told if settings.keys.admin is None else f"{told} Managing models needs ADMIN_API_KEY."
 
 
 def _run(main: Coroutine[object, object, None]) -> None:

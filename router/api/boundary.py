@@ -18,6 +18,7 @@ from router.api.endpoints import dialect_of
 from router.api.errors import HeadersTooLarge, response_to, unexpected
 from router.api.named import named
 from router.api.paths import drop_trailing_slash
+from router.api.routing import Routing
 from router.api.services import Services
 from router.errors import AuthenticationFailed, RouterError
 from router.telemetry.access_log import AccessLog
@@ -35,9 +36,9 @@ class Front:
     CORS comes before the rules of access, as preflights carry no key, and its headers are on every error too.
     """
 
-    def __init__(self, app: ASGIApp, services: Services, access_log: AccessLog | None) -> None:
+    def __init__(self, routing: Routing, services: Services, access_log: AccessLog | None) -> None:
         origins = services.settings.api.cors_origins
-        self._app = app
+        self._routing = routing
         self._access = Access(services)
         self._cors = Cors(origins) if origins else None
         self._log = access_log
@@ -54,8 +55,9 @@ class Front:
                     return
                 cycle.lines += self._cors.lines(scope["headers"])
             _check_size(cycle)
-            self._access.check(scope)
-            await self._app(scope, receive, send)
+            app, need = self._routing(scope)
+            context.caller = self._access.check(scope, need)
+            await app(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - the outermost boundary
             await _tell(error, scope, receive, send)
         finally:
@@ -104,7 +106,8 @@ def _access_line(scope: Scope, context: RequestContext, cycle: Cycle) -> str:
     path = scope["path"] if len(scope["path"]) <= _LONGEST_PATH else f"{scope['path'][:_LONGEST_PATH]}…"
     return (
         f"method={scope['method']} path={_plain(path)} status={status} ms={milliseconds:.1f} "
-        f"model={_plain(context.model or '-')} bytes={cycle.sent} id={context.request_id}"
+        f"model={_plain(context.model or '-')} bytes={cycle.sent} id={context.request_id} "
+        f"key={context.caller.name or '-'}"
     )
 
 

@@ -8,11 +8,14 @@ from starlette.types import Receive, Scope
 
 from router.api.beginnings import text_marks
 from router.api.body import MIB, read_body
+from router.api.context import context_of
+from router.api.cycle import downstream_of
 from router.api.endpoints import Claim, Endpoint
 from router.api.envelope import Envelope, parse_json
 from router.api.exchange import Order, configured_model, exchange
 from router.api.form import field_of
 from router.api.named import named
+from router.api.overheard import overheard
 from router.api.priority import priority_of
 from router.api.services import Services
 from router.config import Settings
@@ -43,7 +46,12 @@ async def carry_out(services: Services, wish: Wish, scope: Scope, receive: Recei
     """Read the body, understand it, and carry out what it asks for. Raises what `read_body` and `exchange` raise."""
     with services.budget.hold() as hold:
         body = await read_body(scope, receive, hold, limit=services.settings.api.max_body_mb * MIB)
-        await exchange(services, _order(services.settings, wish, scope, body), scope, hold)
+        order, client = _order(services.settings, wish, scope, body), downstream_of(scope)
+        if services.settings.api.log_prompts and order.claim is Claim.SLOT:
+            with overheard(client, context_of(scope).request_id, order.model, body) as ear:
+                await exchange(services, order, scope, hold, ear)
+        else:
+            await exchange(services, order, scope, hold, client)
 
 
 def _order(settings: Settings, wish: Wish, scope: Scope, body: bytes) -> Order:

@@ -31,6 +31,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
         priority: `high`, `normal` or `low`.
         tokens_cached: of `tokens_in`, those that needed no work.
         prompt_seconds, generation_seconds: what the child was busy with; 0 when it did not say.
+        key: name of the key that was shown; empty without one.
     """
 
     model: str
@@ -45,6 +46,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     tokens_cached: int = 0
     prompt_seconds: float = 0.0
     generation_seconds: float = 0.0
+    key: str = ""
 
     @property
     def duration(self) -> float:

@@ -37,6 +37,7 @@ EXPECTED = {
     "router_load_seconds": "histogram",
     "router_load_phase_seconds": "histogram",
     "router_conversations": "counter",
+    "router_key_requests": "counter",
     "router_model_vram_bytes": "gauge",
     "router_queue_depth": "gauge",
     "router_queue_oldest_wait_seconds": "gauge",
