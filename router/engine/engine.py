@@ -222,12 +222,15 @@ class Engine:
             raise QueueTimeout(message, retry_after=self.view(model).expected_wait) from None
 
     async def eject(self, model: str, *, force: bool) -> None:
-        """Unload a model and wait until it is out of memory; leases run to their end first, unless `force`."""
+        """Unload a model and wait until it is out of memory; leases run to their end first, unless `force`.
+
+        Returns as well when somebody has it loaded again before they have ended.
+        """
         replica = self.view(model).replica
         if force and replica in self._supervisors:
             self._supervisors[replica].abort_leases(ModelEjected(f"Model '{model}' was ejected by an operator."))
         self._apply(self._scheduler.eject(model, self.clock(), force=force))
-        while replica is not None and self.view(model).replica == replica:
+        while replica is not None and (view := self.view(model)).replica == replica and view.status is not Status.READY:
             await self._news.wait()
 
     def reset(self, model: str) -> None:

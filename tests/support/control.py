@@ -18,6 +18,7 @@ class FakeChild:
 
     Attributes:
         alive: its connection stands, so the process does too.
+        hangs: it was told to answer nothing.
     """
 
     def __init__(self, connection: socket.socket, plans: Mapping[str, Mapping[str, Any]]) -> None:
@@ -26,6 +27,7 @@ class FakeChild:
         self._asking = threading.Lock()
         self._answered = threading.Semaphore(0)
         self.alive = True
+        self.hangs = False
         about = json.loads(self._lines.readline())
         self.pid: int = about["pid"]
         self.model: str = about["model"]
@@ -35,6 +37,7 @@ class FakeChild:
 
     def tell(self, **switches: Any) -> None:
         """Set switches, named as the fake's flags with underscores; returns when they are."""
+        self.hangs = bool(switches.get("hang", self.hangs))
         self._order({"set": switches})
 
     def do(self, deed: str, amount: int = 0) -> None:

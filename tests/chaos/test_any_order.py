@@ -1,0 +1,46 @@
+"""Kill, stop, load, evict, cancel, reload, flood, disconnect, in any order: nothing is lost, nothing is left."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.chaos.machine import AnyOrder
+from tests.chaos.world import World, world
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+
+MIB = 1024**2
+BRIEF = settings(
+    max_examples=6,
+    stateful_step_count=20,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],  # each run has its own past, so that nothing is gained by making it smaller
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module")
+def anything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world(tmp_path_factory.mktemp("chaos")) as found:
+        yield found
+
+
+def test_any_order(anything: World) -> None:
+    AnyOrder.world = anything
+    for model in ("a", "b", "c", "a"):
+        anything.ask(model)
+    anything.empty()
+    before = anything.size()
+    run_state_machine_as_test(AnyOrder, settings=BRIEF)
+    after = anything.size()
+    assert after.tasks == before.tasks
+    assert after.files <= before.files
+    assert after.threads <= before.threads
+    assert after.resident - before.resident <= 16 * MIB
