@@ -35,6 +35,10 @@ _SYSTEM = {
 }  # fmt: skip
 
 
+_POOL = (os.cpu_count() or 1) + 4  # threads that asyncio keeps once it has needed them
+_MOST_GROWTH = 16 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class Size:
     """What a router takes while it has nothing to do."""
@@ -43,6 +47,17 @@ class Size:
     threads: int
     tasks: Counter[str]
     resident: int
+
+    def more_than(self, before: Size) -> str:
+        """What there is more of than can be told from memory that a process keeps for later; empty if nothing."""
+        grown = self.resident - before.resident
+        fine = (
+            self.files <= before.files
+            and self.threads <= before.threads + _POOL
+            and not self.tasks - before.tasks
+            and grown <= _MOST_GROWTH
+        )
+        return "" if fine else f"{self} was {before}, {grown >> 20} MiB less"
 
 
 @dataclass
@@ -126,6 +141,18 @@ class World:
             assert done.json() == {"model": model, "status": "off"}, f"{done.text} {self._statuses()}"
         wait_until(lambda: not self.control.alive, SOON, "the end of every child")
         self.check()
+
+    def rested_size(self) -> Size:
+        """What the router takes with nothing in memory, once each model has been at work."""
+        for model in (*MODELS, *MODELS):
+            self.ask(model)
+        self.empty()
+        return self.size()
+
+    def is_as_small_as(self, before: Size) -> None:
+        """Whether nothing has been left behind by what was done since."""
+        self.empty()
+        self._wait(lambda: self.size().more_than(before), "something is left")
 
     def size(self) -> Size:
         """What the router takes now."""
