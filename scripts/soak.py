@@ -1,7 +1,7 @@
 """`python scripts/soak.py --minutes N`: everything that can happen to a router, in any order, for as long as you like.
 
-The state machine of `tests/chaos` against one router that lives as long as the soak. Each round has a seed of its own; a
-round that fails says which, and `--seed` begins with it.
+The state machine of `tests/chaos` against one router that lives as long as the soak. Each round has a seed of its own;
+a round that fails has said which, and `--seed` begins with it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             soak(found, options.minutes * 60, options.seed)
         except BaseException:
-            kept = Path.cwd() / "soak.log"
+            kept = Path(tempfile.gettempdir(), f"soak-{options.seed}.log")
             kept.write_text(found.running.log, encoding="utf-8")
             print(f"the router's log is in {kept}", file=sys.stderr)
             raise

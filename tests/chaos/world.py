@@ -140,6 +140,7 @@ class World:
             done = self.running.client.post("/v1/models/eject", json={"model": model, "force": True})
             assert done.json() == {"model": model, "status": "off"}, f"{done.text} {self._statuses()}"
         wait_until(lambda: not self.control.alive, SOON, "the end of every child")
+        wait_until(lambda: not marked(str(self.control.path)), SOON, "the end of all that came of them")
         self.check()
 
     def rested_size(self) -> Size:
@@ -181,10 +182,10 @@ class World:
         booked = {name for name, held in memory["models"].items() if any(held["booked_bytes"].values())}
         told = {name: status for name, status in self._statuses().items() if "pid" in status}
         alive = {child.model: child.pid for child in self.children()}
-        ours = {process.pid for process in self._family() if not _is_guard(process)}
+        ours = {group for process in self._family() if not _is_guard(process) and (group := _group(process.pid))}
         pids = {name: status["pid"] for name, status in told.items()}
         if not booked == set(told) == set(alive) or pids != alive or ours != set(alive.values()):
-            return f"booked {booked}, told {pids}, alive {alive}, descendants {ours}"
+            return f"booked {booked}, told {pids}, alive {alive}, groups of descendants {ours}"
         if len(alive) != len(self.control.alive):
             return f"two children of one model: {alive}"
         for device in memory["devices"]:
@@ -219,7 +220,7 @@ class World:
     def _family(self) -> Iterator[psutil.Process]:
         """What the router has started and what came of it, but for zombies that it is about to reap."""
         for process in psutil.Process(self.running.process.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
                 if process.status() != psutil.STATUS_ZOMBIE:
                     yield process
 
@@ -238,6 +239,24 @@ class World:
             raise AssertionError(f"{what}: {why}") from None
 
 
+def marked(mark: str) -> list[int]:
+    """Processes that have this in their environment as `CHAOS`, wherever they have gone."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("CHAOS") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
+def _group(pid: int) -> int:
+    """0 when it is gone."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
 def _is_guard(process: psutil.Process) -> bool:
     try:
         return any(word.endswith("guard.py") for word in process.cmdline())
@@ -252,7 +271,11 @@ def world(folder: Path) -> Iterator[World]:
     file = write_model(folder / "model.gguf", ModelSpec())
     with control(folder) as port:
         models = {
-            name: {"model_path": str(file), "flags": ["-np", str(slots), "--control", str(port.path)]}
+            name: {
+                "model_path": str(file),
+                "flags": ["-np", str(slots), "--control", str(port.path)],
+                "env": {"CHAOS": str(port.path)},
+            }
             for name, slots in MODELS.items()
         }
         for name in models:
