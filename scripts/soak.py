@@ -20,6 +20,7 @@ from hypothesis.stateful import run_state_machine_as_test
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.chaos.machine import AnyOrder
 from tests.chaos.world import World, world
+from tests.support.size import size_of
 
 _ROUND = settings(
     max_examples=10,
@@ -41,7 +42,7 @@ def soak(found: World, seconds: float, first_seed: int) -> None:
         run_state_machine_as_test(seed(number)(AnyOrder), settings=_ROUND)
         number += 1
     found.is_as_small_as(before)
-    print(f"nothing lost, nothing left: {dict(found.counts)}\n{before}\n{found.size()}")
+    print(f"nothing lost, nothing left: {dict(found.counts)}\n{before}\n{size_of(found.running)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,8 @@ from scripts.make_demo_models import ModelSpec, write_model
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.asked import Asked
 from tests.support.control import Control, FakeChild, control
-from tests.support.router import ROOT, RunningRouter, router
+from tests.support.router import RunningRouter, router
+from tests.support.size import WATCHED, Size, size_of
 from tests.support.waiting import wait_until
 
 MODELS = {"a": 2, "b": 1, "c": 3}  # slots
@@ -33,31 +34,6 @@ _SYSTEM = {
     "max_concurrent_models": 2, "max_queue_size_per_model": 12, "restart_grace_sec": 0.001, "min_residency_sec": 0,
     "request_timeout_sec": 2, "queue_timeout_sec": 8, "load_timeout_sec": 3, "health_interval_sec": 1,
 }  # fmt: skip
-
-
-_POOL = (os.cpu_count() or 1) + 4  # threads that asyncio keeps once it has needed them
-_MOST_GROWTH = 16 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What a router takes while it has nothing to do."""
-
-    files: int
-    threads: int
-    tasks: Counter[str]
-    resident: int
-
-    def more_than(self, before: Size) -> str:
-        """What there is more of than can be told from memory that a process keeps for later; empty if nothing."""
-        grown = self.resident - before.resident
-        fine = (
-            self.files <= before.files
-            and self.threads <= before.threads + _POOL
-            and not self.tasks - before.tasks
-            and grown <= _MOST_GROWTH
-        )
-        return "" if fine else f"{self} was {before}, {grown >> 20} MiB less"
 
 
 @dataclass
@@ -148,22 +124,12 @@ class World:
         for model in (*MODELS, *MODELS):
             self.ask(model)
         self.empty()
-        return self.size()
+        return size_of(self.running)
 
     def is_as_small_as(self, before: Size) -> None:
         """Whether nothing has been left behind by what was done since."""
         self.empty()
-        self._wait(lambda: self.size().more_than(before), "something is left")
-
-    def size(self) -> Size:
-        """What the router takes now."""
-        process = psutil.Process(self.running.process.pid)
-        out = self.running.folder / "tasks"
-        out.unlink(missing_ok=True)
-        process.send_signal(signal.SIGUSR2)
-        wait_until(out.exists, what="the list of tasks")
-        tasks = Counter(name.rstrip("0123456789") for name in out.read_text(encoding="utf-8").splitlines())
-        return Size(process.num_fds(), process.num_threads(), tasks, process.memory_info().rss)
+        self._wait(lambda: size_of(self.running).more_than(before), "something is left")
 
     def all_over(self) -> bool:
         """Look at what is open; each request that is over is judged, once."""
@@ -281,7 +247,7 @@ def world(folder: Path) -> Iterator[World]:
         for name in models:
             port.plan(name, **HEALTHY)
         env = {"LLAMA_SERVER_PATH": str(make_fake_binary(folder))}
-        program = (str(ROOT / "tests" / "fakes" / "watched_router.py"), str(folder / "tasks"))
+        program = (str(WATCHED), str(folder / "tasks"))
         with router(folder, models, system=_SYSTEM, env=env, program=program) as running:
             found = World(running, port)
             yield found

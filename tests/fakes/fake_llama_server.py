@@ -42,13 +42,24 @@ import os
 import signal
 import struct
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.fakes.llama_control import ControlPort
-from tests.fakes.llama_faults import GARBLED, NO_HTTP, FaultyWriter, crash, flood, fork, refuse_port, reset, say
+from tests.fakes.llama_faults import (
+    GARBLED,
+    NO_HTTP,
+    FaultyWriter,
+    crash,
+    flood,
+    fork,
+    refuse_port,
+    reset,
+    say,
+    switched_off,
+)
 from tests.fakes.llama_http import Request, Writer, read_request, send, send_chunk, send_event, send_json
 from tests.fakes.llama_process import age, describe_process
 from tests.fakes.llama_words import (
@@ -58,6 +69,7 @@ from tests.fakes.llama_words import (
     Slot,
     chat_chunks,
     last_text,
+    prefill,
     prompt_of,
     shared,
     text_chunks,
@@ -67,7 +79,6 @@ from tests.fakes.llama_words import (
 
 VERSION = "version: 11434 (fake000)\nbuilt with nothing for tests\n"
 WHEN_NONE_IS_ASKED = 8
-LOOK_SEC = 0.02  # until a switch that was set is looked at again
 
 
 def option_parser() -> argparse.ArgumentParser:
@@ -285,7 +296,8 @@ class FakeServer:
     def _slot(self, slot: Slot) -> dict[str, Any]:
         answer: dict[str, Any] = {"id": slot.id, "n_ctx": self.options.ctx_size, "is_processing": slot.busy}
         if slot.task >= 0:
-            answer |= {"id_task": slot.task, "n_prompt_tokens": slot.prompt, "n_prompt_tokens_processed": slot.prompt,
+            answer |= {"id_task": slot.task, "n_prompt_tokens": slot.prompt,
+                       "n_prompt_tokens_processed": round(slot.prompt * slot.read),
                        "next_token": [{"has_next_token": slot.busy, "n_decoded": slot.decoded}]}  # fmt: skip
         return answer
 
@@ -365,7 +377,7 @@ class FakeServer:
     async def _tokens(self, asked: dict[str, Any], slot: Slot) -> AsyncIterator[str]:
         options = self.options
         limit = asked.get("max_completion_tokens") or asked.get("max_tokens") or options.tokens or WHEN_NONE_IS_ASKED
-        await asyncio.sleep(options.prefill_delay)
+        await prefill(slot, options.prefill_delay)
         for number in range(limit):
             if number == options.crash_after_tokens:
                 crash()
@@ -375,12 +387,6 @@ class FakeServer:
             slot.decoded += 1
             self.tokens_predicted += 1
             yield f"word{number} "
-
-
-async def switched_off(on: Callable[[], bool]) -> None:
-    """Wait until a switch that stays on for as long as it likes is off."""
-    while on():  # noqa: ASYNC110  it is set from outside
-        await asyncio.sleep(LOOK_SEC)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ GARBLED: Mapping[str, bytes] = {
     "bad_chunking": b"zz\r\nthis is no chunk\r\n",
     "bad_sse": b"26\r\ndata: {\"choices\": [{\n\nwithout a colon\n\r\n",
 }  # fmt: skip
+_LOOK_SEC = 0.02  # until a switch that was set is looked at again
 NO_HTTP = b"HTTP/9.9 banana\r\n\r\nneither head nor body"
 
 
@@ -69,6 +70,12 @@ def refuse_port(options: argparse.Namespace) -> NoReturn:
     say(f"start: couldn't bind HTTP server socket, hostname: {options.host}, port: {options.port}")
     say("main: exiting due to HTTP server error")
     os._exit(1)
+
+
+async def switched_off(on: Callable[[], bool]) -> None:
+    """Wait until a switch that stays on for as long as it likes is off."""
+    while on():  # noqa: ASYNC110  it is set from outside
+        await asyncio.sleep(_LOOK_SEC)
 
 
 _leaked: list[bytearray] = []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
 NO_KEY = {"error": {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}}
 UNKNOWN = {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}
+_BATCHES = 50  # of a prompt
 
 
 @dataclass
@@ -16,8 +18,19 @@ class Slot:
     task: int = -1
     busy: bool = False
     prompt: int = 0
+    read: float = 1.0  # the share of the prompt that has been read
     decoded: int = 0
     memory: bytes = b""  # a token a byte
+
+
+async def prefill(slot: Slot, seconds: float) -> None:
+    """Read the prompt, and show it in `/slots`."""
+    try:
+        for step in range(_BATCHES if seconds else 0):
+            slot.read = step / _BATCHES
+            await asyncio.sleep(seconds / _BATCHES)
+    finally:
+        slot.read = 1.0
 
 
 def chat_chunks(alias: str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
