@@ -23,13 +23,18 @@ def rows(section: str, figures: Iterable[Figure]) -> list[Row]:
             section,
             figure.work,
             figure.what,
-            "-" if figure.value is None else number(figure.value, figure.unit),
-            f"{figure.goal.bound} {number(figure.goal.must, figure.unit)}",
+            "-" if figure.value is None else _value(figure.value, figure.unit),
+            f"{figure.goal.bound} {_value(figure.goal.must, figure.unit)}",
             figure.goal.verdict(figure.value),
             stamp,
         )
         for figure in figures
     ]
+
+
+def _value(value: float, unit: str) -> str:
+    """What has no unit is counted."""
+    return number(value, unit) if unit else f"{value:,.0f}"
 
 
 def shown(found: Iterable[Row]) -> str:
