@@ -12,7 +12,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import disconnects, machine
@@ -95,9 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--only", type=_sections, default=tuple(SECTIONS), metavar="SECTION,…", help=", ".join(SECTIONS)
     )
     parser.add_argument("--write", action="store_true", help=f"put the table into {page.PAGE.name}")
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="of long prompts, and of fuzz (60 and 30 by default)"
+    )
     options = parser.parse_args(arguments)
     machine.allow_many_sockets()
     extent = QUICK if options.quick else Extent()
+    if options.minutes is not None:
+        extent = replace(extent, prefill=options.minutes * 60, fuzz=options.minutes * 60)
     found: list[page.Row] = []
     figures: list[Figure] = []
     broken = False

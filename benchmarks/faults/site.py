@@ -90,7 +90,9 @@ async def ask(port: int, model: str, *, tokens: int, stream: bool, text: str = "
     content = json.dumps(body).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        head = f"POST {_PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
+        head = (
+            f"POST {_PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
         writer.write(head.encode() + content)
         raw = await _until_end(reader)
     finally:
