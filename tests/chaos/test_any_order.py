@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.chaos.machine import AnyOrder
-from tests.chaos.world import World, world
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+from tests.chaos.world import World
 
 BRIEF = settings(
     max_examples=8,
@@ -23,12 +17,6 @@ BRIEF = settings(
     phases=[Phase.generate],  # each run has its own past, so that nothing is gained by making it smaller
     suppress_health_check=list(HealthCheck),
 )
-
-
-@pytest.fixture(scope="module")
-def anything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with world(tmp_path_factory.mktemp("chaos")) as found:
-        yield found
 
 
 def test_any_order(anything: World) -> None:

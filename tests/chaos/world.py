@@ -69,6 +69,9 @@ class World:
         """Those that live, in a stable order."""
         return sorted(self.control.alive, key=lambda child: (child.model, child.pid))
 
+    def alive_children(self, model: str) -> Iterator[FakeChild]:
+        return (child for child in self.children() if child.model == model)
+
     def signal(self, child: FakeChild, number: int) -> None:
         with suppress(ProcessLookupError):
             os.kill(child.pid, number)
