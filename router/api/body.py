@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope
 from router.api.cycle import EXTENSION, BodySource
 from router.api.disconnect import ClientDisconnected
 from router.api.errors import RequestTimeout
+from router.api.named import named
 from router.errors import BodyTooLarge, Overloaded, UnsupportedEncoding
 
 MIB = 1024 * 1024
@@ -87,12 +88,11 @@ def _held(chunk: bytes, hold: Hold, limit: int) -> bytes:
 
 
 def _check_headers(scope: Scope, limit: int) -> None:
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            if int(value) > limit:
-                raise _too_large(limit)
-        elif name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
-            raise UnsupportedEncoding("Compressed bodies are not accepted; send the body as it is.")
+    headers = named(scope)
+    if int(headers.get(b"content-length", 0)) > limit:
+        raise _too_large(limit)
+    if headers.get(b"content-encoding", b"").strip().lower() not in {b"", b"identity"}:
+        raise UnsupportedEncoding("Compressed bodies are not accepted; send the body as it is.")
 
 
 def _too_large(limit: int) -> BodyTooLarge:

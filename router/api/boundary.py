@@ -16,6 +16,7 @@ from router.api.cycle import MOST_HEAD, Cycle, cycle_of
 from router.api.disconnect import ClientDisconnected
 from router.api.endpoints import dialect_of
 from router.api.errors import HeadersTooLarge, response_to, unexpected
+from router.api.named import named
 from router.api.paths import drop_trailing_slash
 from router.api.services import Services
 from router.errors import AuthenticationFailed, RouterError
@@ -93,10 +94,8 @@ def _check_size(cycle: Cycle) -> None:
 
 
 def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
-            return str(value, "ascii")
-    return fresh_id()
+    told = named(scope).get(b"x-request-id")
+    return fresh_id() if told is None or _SANE_ID.fullmatch(told) is None else str(told, "ascii")
 
 
 def _access_line(scope: Scope, context: RequestContext, cycle: Cycle) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+import msgspec
 from starlette.types import Scope
 
 from router.api.cycle import cycle_of
@@ -15,13 +15,14 @@ _KEY = "llama_router.context"
 _ID_LENGTH = 32  # hexadecimal digits
 
 
-@dataclass(slots=True)
-class RequestContext:
-    """Attributes:
-    dialect: in which errors are told; see `speak`.
-    started: `time.perf_counter()` at its arrival.
-    model: canonical name, once known.
-    gone: its client went away before the answer was whole.
+class RequestContext(msgspec.Struct):
+    """A struct, since it is made in a fraction of a dataclass's time.
+
+    Attributes:
+        dialect: in which errors are told; see `speak`.
+        started: `time.perf_counter()` at its arrival.
+        model: canonical name, once known.
+        gone: its client went away before the answer was whole.
     """
 
     request_id: str

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
+from functools import lru_cache
 from typing import Protocol
 
 from starlette.types import Message, Scope
 
 from router.api.head import date_line, joined, status_line
+from router.api.named import named
 from router.proxy.downstream import Downstream, Watcher
 from router.wire.sink import RawHeaders
 
@@ -16,6 +18,7 @@ EXTENSION = "llama_router.downstream"
 MOST_HEAD = 16 * 1024  # bytes of a request's head that are answered as asked
 _MOST_UNREAD = 64 * 1024  # bytes of a request's body that are kept before the client has to wait
 _ONE_PIECE = 16 * 1024  # up to here a copy is cheaper than a second buffer
+_REMEMBERED = 64  # heads of responses, but for their lengths
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HOP = frozenset((b"connection", b"transfer-encoding", b"keep-alive"))
 
@@ -183,24 +186,24 @@ class Cycle:
             return
         if self.status:
             raise RuntimeError("The response has been started before.")
-        lines, length = [], -1
-        for name, value in headers:
-            if name == b"content-length":
-                length = int(value)
-            elif name in _HOP:
-                self.keep_alive = self.keep_alive and b"close" not in value.lower()
-                continue
-            lines.append(b"%b: %b\r\n" % (name, value))
+        length, others = -1, []
+        for header in headers:
+            if header[0] == b"content-length":
+                length = int(header[1])
+            else:
+                others.append(header)
+        told, closes = _told(tuple(others))
         self._framing = self._framing_of(status, length)
+        framing = b"content-length: %d\r\n" % length if length >= 0 else b""
         if self._framing is _LENGTH:
             self._left = length
         elif self._framing is _CHUNKED:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        if not self._arrived and self._hesitates():
-            self.keep_alive = False  # its body may come or not, so nobody can tell where the next request begins
+            framing = b"transfer-encoding: chunked\r\n"
+        if closes or (not self._arrived and self._hesitates()):
+            self.keep_alive = False  # a body may come or not, so nobody can tell where the next request begins
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        self._head = b"%b%b%b%b\r\n" % (status_line(status), date_line(), self.lines, joined(lines))
+            framing += b"connection: close\r\n"
+        self._head = b"".join((status_line(status), date_line(), self.lines, told, framing, b"\r\n"))
         self.status = status
 
     def _framing_of(self, status: int, length: int) -> Framing:
@@ -318,9 +321,9 @@ class Cycle:
 
     def _hesitates(self) -> bool:
         """The client waits for a word of ours before it sends the body."""
-        return not (self._arrived or self._invited or self._old) and any(
-            name == b"expect" and value.lower() == b"100-continue" for name, value in self.scope["headers"]
-        )
+        if self._arrived or self._invited or self._old:
+            return False
+        return named(self.scope).get(b"expect", b"").lower() == b"100-continue"
 
     async def _next_news(self) -> None:
         if self._news is None:
@@ -331,6 +334,13 @@ class Cycle:
     def _tell_news(self) -> None:
         if self._news is not None:
             self._news.set()
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _told(headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, bool]:
+    """Headers as lines, but for those of the connection, and whether these close it. Many responses have the same."""
+    lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in _HOP]
+    return joined(lines), any(b"close" in value.lower() for name, value in headers if name in _HOP)
 
 
 def cycle_of(scope: Scope) -> Cycle:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable
 
+import msgspec
 from starlette.types import Scope
 
 from router.api.body import Hold
@@ -39,12 +40,12 @@ _LONGEST_NAME = 100
 _REPLAYS = 2
 # A child that dies resets its connections a moment before its end is seen; a replay should not meet it again.
 _VERDICT_SEC = 1.0
+_SLOT = Claim.SLOT  # looking up a member takes its time
 _PRIORITIES = {priority: priority.name.lower() for priority in Priority}
 
 
-@dataclass(slots=True)
-class Order:
-    """A request that has been understood.
+class Order(msgspec.Struct):
+    """A request that has been understood. A struct, since it is made in a fraction of a dataclass's time.
 
     Attributes:
         model: canonical name.
@@ -99,7 +100,7 @@ async def exchange(services: Services, order: Order, scope: Scope, room: Hold) -
         status = "cancelled"
         raise
     finally:
-        if order.claim is Claim.SLOT:
+        if order.claim is _SLOT:
             talk.record(status, started)
 
 
@@ -114,13 +115,12 @@ class _Talk:
         self._room = room
         self.answer = answer
 
-    async def hold(self, watch: DisconnectWatch) -> None:
+    def hold(self, watch: DisconnectWatch) -> Awaitable[None]:
         """Until the whole answer has been handed over. Raises RouterError."""
         engine, order = self._services.engine, self._order
-        if order.claim is not Claim.SLOT:
+        if order.claim is not _SLOT:
             if (upstream := engine.upstream(order.model)) is not None:
-                await relay(upstream, order.call, self.answer, watch)
-                return
+                return relay(upstream, order.call, self.answer, watch)
             if order.claim is Claim.NOTHING:
                 status = engine.view(order.model).status
                 raise ModelNotLoaded(
@@ -129,13 +129,14 @@ class _Talk:
                 )
         turn = engine.turn(order.model, order.priority, width=order.width)
         if order.pieces is not None:
-            await self._serve_pieces(turn, order.pieces, watch)
-            return
-        if not order.pings:
-            await self._serve(turn, order.call, self.answer, watch)
-            return
+            return self._serve_pieces(turn, order.pieces, watch)
+        if order.pings:
+            return self._serve_with_pings(turn, watch)
+        return self._serve(turn, order.call, self.answer, watch)
+
+    async def _serve_with_pings(self, turn: Turn, watch: DisconnectWatch) -> None:
         with Pulse(self.answer, every=self._services.settings.api.stream_ping_sec, note=lambda: _note(turn)):
-            await self._serve(turn, order.call, self.answer, watch)
+            await self._serve(turn, self._order.call, self.answer, watch)
 
     async def _serve_pieces(self, turn: Turn, pieces: Pieces, watch: DisconnectWatch) -> None:
         """One piece after another; the first error is the answer to all of them."""
@@ -143,7 +144,7 @@ class _Talk:
         try:
             for piece in pieces:
                 part = Part(self._room.grow)
-                answer, call = self.answer.of_piece(part), replace(self._order.call, body=piece.body)
+                answer, call = self.answer.of_piece(part), msgspec.structs.replace(self._order.call, body=piece.body)
                 await self._serve(turn, call, answer, watch, more=not piece.last)
                 if part.refusal is not None:
                     raise part.refusal

@@ -11,6 +11,7 @@ from router.api.endpoints import Claim, Endpoint
 from router.api.envelope import Envelope, parse_json
 from router.api.exchange import Order, configured_model, exchange
 from router.api.form import field_of
+from router.api.named import named
 from router.api.priority import priority_of
 from router.api.services import Services
 from router.config import Settings
@@ -52,15 +53,16 @@ def _order(settings: Settings, wish: Wish, scope: Scope, body: bytes) -> Order:
         raise UnsupportedByModel(
             f"Model '{model}' writes no text: its flags start it for embedding or ranking only.", param="model"
         )
+    headers = named(scope)
     return Order(
         model=model,
-        priority=priority_of(scope["headers"], envelope.service_tier),
+        priority=priority_of(headers, envelope.service_tier),
         endpoint=wish.route,
         claim=endpoint.claim,
         call=Call(
             method=scope["method"],
             target=wish.target,
-            headers=scope["headers"],
+            headers=headers,
             body=body,
             content_type="application/json" if endpoint.model_in == "json" else None,
             stream=envelope.stream,
@@ -76,7 +78,7 @@ def _envelope(endpoint: Endpoint, scope: Scope, body: bytes) -> Envelope:
     if endpoint.model_in == "json":
         return parse_json(body)
     if endpoint.model_in == "form":
-        content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+        content_type = named(scope).get(b"content-type", b"")
         return Envelope(field_of(body, content_type.decode("latin-1"), "model"))
     # What takes a slot may well stream; what that means is the child's business.
     return Envelope(None, stream=endpoint.claim is Claim.SLOT)

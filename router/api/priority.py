@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from router.core.types import Priority
 from router.errors import InvalidRequest
@@ -19,16 +19,14 @@ _WORDS = {
 }
 
 
-def priority_of(headers: Iterable[tuple[bytes, bytes]], service_tier: object = None) -> Priority:
+def priority_of(headers: Mapping[bytes, bytes], service_tier: object = None) -> Priority:
     """The header decides; without it OpenAI's `service_tier` does. Raises InvalidRequest that names the header."""
-    told = [value for name, value in headers if name == _RAW_HEADER]
-    if len(told) > 1:
-        raise InvalidRequest(f"{HEADER} comes {len(told)} times; send it once.", param=HEADER)
-    if told:
-        found = _WORDS.get(told[0].strip().lower())
+    told = headers.get(_RAW_HEADER)
+    if told is not None:
+        found = _WORDS.get(told.strip().lower())
         if found is None:
-            shown = told[0][:40].decode("ascii", "replace")
-            raise InvalidRequest(f"{HEADER} is {shown!r}; use high, normal or low (or 1, 2, 3).", param=HEADER)
+            shown = told[:40].decode("ascii", "replace")
+            raise InvalidRequest(f"{HEADER} is {shown!r}; use one of high, normal, low (or 1, 2, 3).", param=HEADER)
         return found
     if service_tier == "priority":
         return Priority.HIGH

@@ -12,11 +12,12 @@ _SOONEST, _LATEST = 1.0, 60.0
 # By then another process may listen in our place.
 RETRY_ELSEWHERE = 5.0
 SHUTTING_DOWN = "The router is shutting down."
+_AVAILABLE = Health.AVAILABLE  # looking up a member takes its time
 
 
 def refusal(state: State, model: Model, ticket: Ticket, now: float, *, closing: bool) -> Reject | None:
     """Why the ticket may not join the queue; None when it may. A model whose back-off is over may be tried again."""
-    if model.health is Health.AVAILABLE and not closing and len(model.queue) < state.policy.max_queue:
+    if model.health is _AVAILABLE and not closing and len(model.queue) < state.policy.max_queue:
         return None
 
     def reject(code: RejectCode, message: str, retry_after: float | None = None) -> Reject:

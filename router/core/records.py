@@ -26,6 +26,8 @@ from router.core.types import LeaseId, ModelSpec, Need, Placement, Policy, Repli
 
 _SHORTEST_RESIDENCY = 1.0
 _LONGEST_RESIDENCY = 30.0
+# Looking up a member takes its time, and each request does.
+_READY = ReplicaState.READY
 
 
 class Want(IntEnum):
@@ -88,7 +90,7 @@ class Replica:
     def has_room_for(self, ticket: Ticket) -> bool:
         """Whether it serves, and has the slots free that the ticket takes."""
         free = self.slots - self.busy
-        return self.state is ReplicaState.READY and (ticket.width <= free or free == self.slots)
+        return self.state is _READY and (ticket.width <= free or free == self.slots)
 
 
 @dataclass(slots=True)
@@ -153,7 +155,7 @@ class Model:
     def is_idle(self) -> bool:
         """It is in memory and nobody would miss it now."""
         replica = self.replica
-        return replica is not None and replica.state is ReplicaState.READY and not replica.leases and not self.queue
+        return replica is not None and replica.state is _READY and not replica.leases and not self.queue
 
     def note_failure(self, reason: str, now: float) -> None:
         """Count a failure: back off, or give the model up until a reset."""

@@ -42,6 +42,8 @@ from router.core.types import (
 )
 from router.core.view import model_view
 
+# Looking up a member takes its time, and each request does.
+_BACKOFF, _DRAINING = Health.BACKOFF, ReplicaState.DRAINING
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
@@ -78,10 +80,10 @@ class Scheduler:
             return self._out.flush()
         if not ticket.again:
             model.experience.arrived(now)
-        if model.health is Health.BACKOFF and (model.retry_at is None or model.retry_at <= now):
+        if model.health is _BACKOFF and (model.retry_at is None or model.retry_at <= now):
             self._recover(model)
         self._grants.enter(model, ticket)
-        if model.is_hungry or model.health is Health.BACKOFF:
+        if model.is_hungry or model.health is _BACKOFF:
             self._out.touch(model)
             return self._conclude(now)
         if self._grants.is_first_to_expire(ticket):
@@ -112,7 +114,7 @@ class Scheduler:
             self._grants.serve(model, now)
         elif not replica.leases:
             model.experience.returns.ran_dry(now)
-        if replica.state is ReplicaState.DRAINING and not replica.leases:
+        if replica.state is _DRAINING and not replica.leases:
             self._fleet.stop(replica, now, force=False)
         elif model.is_idle or self._next_claim <= now:
             return self._conclude(now)  # it may have to make room

@@ -179,6 +179,14 @@ class Engine:
         self._waiting.enter(ticket)
         self._apply(self._scheduler.submit(ticket, self.clock()))
 
+    def ask(self, ticket: Ticket) -> Lease | None:
+        commands = self._scheduler.submit(ticket, self.clock())
+        if len(commands) == 1 and isinstance(grant := commands[0], Grant) and grant.ticket == ticket.id:
+            return self._leased(grant, ticket)
+        self._waiting.enter(ticket)
+        self._apply(commands)
+        return None
+
     async def answer(self, ticket: TicketId) -> Lease:
         lease = self._waiting.settled(ticket)
         return await self._waiting.answer(ticket) if lease is None else lease
@@ -308,6 +316,10 @@ class Engine:
                 self._ahead.begin(for_model)
 
     def _on_grant(self, command: Grant) -> None:
+        ticket = self._waiting.ticket(command.ticket)
+        self._waiting.settle(command.ticket, self._leased(command, ticket))
+
+    def _leased(self, command: Grant, ticket: Ticket) -> Lease:
         supervisor = self._supervisors[command.replica]
         if supervisor.child is None or supervisor.watch is None:
             raise AssertionError("a replica without a child was granted")
@@ -321,8 +333,8 @@ class Engine:
             release=self._released,
         )
         supervisor.watch.add(lease)
-        ticket = self._waiting.settle(command.ticket, lease)
         self._observer.granted(command.model, ticket.priority, now - ticket.arrived)
+        return lease
 
     def _on_reject(self, command: Reject) -> None:
         self._waiting.settle(command.ticket, error_of(command))

@@ -15,6 +15,9 @@ class Desk(Protocol):
     def enter(self, ticket: Ticket) -> None:
         """Queue a ticket. Its answer has to be waited for, or left."""
 
+    def ask(self, ticket: Ticket) -> Lease | None:
+        """The lease if a slot is free; None: the ticket has been entered."""
+
     async def answer(self, ticket: TicketId) -> Lease:
         """The lease, without a suspension if it is there already. Raises RouterError."""
 
@@ -64,7 +67,7 @@ class Turn:
         self._width = width
         self._arrived = arrived
         self._deadline = deadline
-        self._ticket: TicketId | None = None
+        self._ticket: TicketId = 0  # the last one; none has this number
         self._early: TicketId | None = None  # one whose answer nobody has waited for yet
         self._granted = arrived
 
@@ -74,8 +77,10 @@ class Turn:
         Raises:
             RouterError: no slot, and why.
         """
-        ticket, self._early = self._early or self._enter(), None
-        lease = await self._desk.answer(ticket)
+        early, self._early = self._early, None
+        lease = None if early is not None else self._desk.ask(self._fresh_ticket())
+        if lease is None:
+            lease = await self._desk.answer(self._ticket)
         self._granted = lease.granted_at
         return lease
 
@@ -87,7 +92,9 @@ class Turn:
         """
         now = self._desk.clock()
         self._arrived, self._deadline = now, self._deadline + now - self._granted
-        self._early = self._enter()
+        ticket = self._fresh_ticket()
+        self._desk.enter(ticket)
+        self._early = ticket.id
 
     def leave(self) -> None:
         """Take back what `renew` asked for, if nobody has waited for it."""
@@ -95,12 +102,11 @@ class Turn:
             self._desk.leave(self._early)
             self._early = None
 
-    def _enter(self) -> TicketId:
-        again = self._ticket is not None
+    def _fresh_ticket(self) -> Ticket:
+        again = bool(self._ticket)
         self._ticket = ticket = next(self._ids)
-        self._desk.enter(Ticket(ticket, self._model, self._priority, self._arrived, self._deadline, again, self._width))
-        return ticket
+        return Ticket(ticket, self._model, self._priority, self._arrived, self._deadline, again, self._width)
 
     def place(self) -> LinePlace | None:
         """Where it stands in the queue; None when it does not wait."""
-        return None if self._ticket is None else self._desk.place(self._ticket)
+        return self._desk.place(self._ticket)

@@ -28,8 +28,12 @@ class WaitingRoom:
     def enter(self, ticket: Ticket) -> None:
         self._tickets[ticket.id] = ticket
 
-    def settle(self, ticket: TicketId, answer: Lease | RouterError) -> Ticket:
-        """Answer a ticket, whether its owner already waits or not; returns it."""
+    def ticket(self, ticket: TicketId) -> Ticket:
+        """One that has no answer yet. Raises KeyError."""
+        return self._tickets[ticket]
+
+    def settle(self, ticket: TicketId, answer: Lease | RouterError) -> None:
+        """Answer a ticket, whether its owner already waits or not."""
         future = self._futures.get(ticket)
         if future is None:
             self._settled[ticket] = answer
@@ -40,7 +44,7 @@ class WaitingRoom:
             future.set_exception(answer)
         else:
             future.set_result(answer)
-        return self._tickets.pop(ticket)
+        del self._tickets[ticket]
 
     def settled(self, ticket: TicketId) -> Lease | None:
         """The lease if it is there already; None: wait for the `answer`. Raises the error that was given instead."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import lru_cache
 
 from router.wire.message import header_lines
@@ -10,9 +10,7 @@ from router.wire.sink import RawHeaders
 
 # llama-server answers a bare 400 to more than 8 KB of headers, so only what it (or a remote of its kind) reads passes.
 # `x-conversation-id` is left out on purpose: with it a disconnect no longer cancels the generation.
-_TO_UPSTREAM = frozenset(
-    (b"accept", b"content-type", b"anthropic-version", b"anthropic-beta", b"openai-beta", b"last-event-id")
-)
+_TO_UPSTREAM = (b"accept", b"content-type", b"anthropic-version", b"anthropic-beta", b"openai-beta", b"last-event-id")
 _LONGEST_VALUE = 1024
 _CLIENTS = 256  # kinds of them, by what they send of the above
 
@@ -26,19 +24,40 @@ _DROPPED = _HOP_BY_HOP | _OURS
 
 
 def to_upstream(
-    headers: Iterable[tuple[bytes, bytes]], *, authorization: str, content_type: str | None, close: bool
+    headers: Mapping[bytes, bytes], *, authorization: str, content_type: str | None, close: bool
 ) -> RawHeaders:
-    """The request headers for an upstream, each name once, as a list where the client repeated it.
+    """The request headers for an upstream.
 
     Args:
-        headers: the client's, names in lower case.
+        headers: the client's, by their names in lower case.
         content_type: replaces the client's; llama-server reads a form type as a form of at most 8 KB.
         close: ask for a connection of its own. llama-server closes after every stream while it promises keep-alive.
     """
-    found: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if name in _TO_UPSTREAM and len(value) <= _LONGEST_VALUE and value.isascii():
-            found[name] = b"%b, %b" % (found[name], value) if name in found else value
+    return _chosen(_passed(headers), authorization, content_type, close)
+
+
+def lines_to_upstream(
+    headers: Mapping[bytes, bytes], *, authorization: str, content_type: str | None, close: bool
+) -> bytes:
+    """The same as bytes. A client says the same in all of its requests, so they are made only once."""
+    return _lines(_passed(headers), authorization, content_type, close)
+
+
+def _passed(headers: Mapping[bytes, bytes]) -> tuple[bytes | None, ...]:
+    return tuple(map(headers.get, _TO_UPSTREAM))
+
+
+@lru_cache(maxsize=_CLIENTS)
+def _lines(passed: tuple[bytes | None, ...], authorization: str, content_type: str | None, close: bool) -> bytes:
+    return header_lines(_chosen(passed, authorization, content_type, close))
+
+
+def _chosen(passed: tuple[bytes | None, ...], authorization: str, content_type: str | None, close: bool) -> RawHeaders:
+    found = {
+        name: value
+        for name, value in zip(_TO_UPSTREAM, passed, strict=True)
+        if value is not None and len(value) <= _LONGEST_VALUE and value.isascii()
+    }
     found[b"accept-encoding"] = b"identity"
     if authorization:
         found[b"authorization"] = authorization.encode()
@@ -47,23 +66,6 @@ def to_upstream(
     if close:
         found[b"connection"] = b"close"
     return list(found.items())
-
-
-def lines_to_upstream(
-    headers: Iterable[tuple[bytes, bytes]], *, authorization: str, content_type: str | None, close: bool
-) -> bytes:
-    """The same as bytes. A client says the same in all of its requests, so they are made only once."""
-    passed = tuple([header for header in headers if header[0] in _TO_UPSTREAM and len(header[1]) <= _LONGEST_VALUE])
-    # What nobody sends in earnest is not worth remembering.
-    make = _lines_to_upstream if len(passed) <= len(_TO_UPSTREAM) else _lines_to_upstream.__wrapped__
-    return make(passed, authorization, content_type, close)
-
-
-@lru_cache(maxsize=_CLIENTS)
-def _lines_to_upstream(
-    passed: tuple[tuple[bytes, bytes], ...], authorization: str, content_type: str | None, close: bool
-) -> bytes:
-    return header_lines(to_upstream(passed, authorization=authorization, content_type=content_type, close=close))
 
 
 def to_client(headers: RawHeaders) -> RawHeaders:

@@ -10,10 +10,11 @@ be reported with a proper status, or be replaced.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Protocol
+
+import msgspec
 
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
@@ -44,13 +45,12 @@ class Pace(Protocol):
     on_ready: Callable[[], None] | None
 
 
-@dataclass(slots=True)
-class Call:
-    """A request on its way to an upstream.
+class Call(msgspec.Struct):
+    """A request on its way to an upstream. A struct, since it is made in a fraction of a dataclass's time.
 
     Attributes:
         target: path and query, percent-encoded.
-        headers: the client's, names in lower case; an allow-list of them is passed on.
+        headers: the client's, by their names in lower case; an allow-list of them is passed on.
         content_type: replaces the client's when given.
         stream: the answer is expected to be a stream, so its connection is not used again.
         detour: for an answer that is asked for as a stream and told as a document.
@@ -58,7 +58,7 @@ class Call:
 
     method: str
     target: str
-    headers: Iterable[tuple[bytes, bytes]]
+    headers: Mapping[bytes, bytes]
     body: bytes
     content_type: str | None = None
     stream: bool = False

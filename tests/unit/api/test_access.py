@@ -50,6 +50,17 @@ async def test_without_it_every_path_answers_alike(path: str, header: dict[str, 
         assert KEY not in answer.text
 
 
+async def test_what_is_remembered_of_the_key_opens_for_nothing_else(tmp_path: Path) -> None:
+    async with site(tmp_path, api_key=KEY) as found:
+        for _ in range(2):
+            assert await status(found, "/v1/models", x_api_key=KEY) == 200
+            assert await status(found, "/v1/models", authorization=f"Bearer {KEY}", x_api_key="wrong") == 200
+            assert await status(found, "/v1/models", authorization=KEY) == 401
+            assert await status(found, "/v1/models", x_api_key=f"Bearer {KEY}") == 401
+            assert await status(found, "/v1/models", x_api_key="wrong") == 401
+            assert await status(found, "/v1/models") == 401
+
+
 async def test_health_is_open_and_nothing_that_merely_looks_like_it(tmp_path: Path) -> None:
     async with site(tmp_path, api_key=KEY) as found:
         for path in OPEN:

@@ -136,6 +136,9 @@ class Desk:
     def enter(self, ticket: Ticket) -> None:
         self.tickets.append(ticket)
 
+    def ask(self, ticket: Ticket) -> None:
+        self.enter(ticket)
+
     async def answer(self, ticket: TicketId) -> Lease:
         return Lease(
             lease_id=1,

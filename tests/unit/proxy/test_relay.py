@@ -50,7 +50,7 @@ class Releases:
 
 
 def call(body: bytes = b"{}", *, stream: bool = False) -> Call:
-    return Call("POST", "/v1/chat/completions", [], body, "application/json", stream)
+    return Call("POST", "/v1/chat/completions", {}, body, "application/json", stream)
 
 
 @pytest.fixture
