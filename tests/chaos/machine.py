@@ -89,9 +89,10 @@ class AnyOrder(RuleBasedStateMachine):
     def forgive(self, model: str) -> None:
         self.world.manage(f"/v1/models/{model}/reset")
 
-    @rule()
-    def reload(self) -> None:
-        self.world.manage("/v1/reload")
+    @rule(model=models, change=st.sampled_from(["nothing", "flags", "invalid"]))
+    def reload(self, model: str, change: str) -> None:
+        """Refused with 404, and changes nothing, where the router cannot do it."""
+        self.world.reload(model, change)
 
     # -- children ----------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ class World:
     """Attributes:
     asked: requests that were not over when they were last looked at.
     stopped: pids of children that were sent SIGSTOP.
+    config: the router's file as it was at first.
     counts: what has become of the requests that are over, by status; `left` are those whose clients left.
     """
 
@@ -49,6 +52,11 @@ class World:
     asked: list[Asked] = field(default_factory=list)
     stopped: set[int] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
+    config: str = ""
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def __post_init__(self) -> None:
+        self.config = (self.running.folder / "config.json").read_text(encoding="utf-8")
 
     # -- what is done to it ------------------------------------------------------------------------------------------
 
@@ -64,6 +72,19 @@ class World:
 
     def manage(self, path: str, **body: Any) -> Asked:
         return self._send(Asked(self.running.url, "POST", path, body))
+
+    def reload(self, model: str, change: str) -> None:
+        """Have the configuration read again after it was changed so; an invalid one changes nothing."""
+        config = json.loads(self.config)
+        if change == "flags":
+            config["models"][model]["flags"] += ["--tokens", str(next(self._numbers))]
+        elif change == "invalid":
+            config["models"][model]["flogs"] = []
+        self._write_config(json.dumps(config))
+        self.manage("/v1/reload")
+
+    def _write_config(self, text: str) -> None:
+        (self.running.folder / "config.json").write_text(text, encoding="utf-8")
 
     def children(self) -> list[FakeChild]:
         """Those that live, in a stable order."""
@@ -101,6 +122,7 @@ class World:
 
     def heal(self) -> None:
         """Undo every fault and let all that is open come to its end."""
+        self._write_config(self.config)
         for model in MODELS:
             self.control.plan(model, **HEALTHY)
         for child in self.children():
