@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks import disconnects, machine
 from benchmarks.contenders import router
@@ -50,26 +51,32 @@ def _disconnects(extent: Extent, folder: Path) -> list[Figure]:
 
 
 def _loop(extent: Extent, folder: Path) -> list[Figure]:  # noqa: ARG001
-    work, what = "spawning children, hashing, parsing GGUFs", "longest stall of the event loop"
-    return _from("benchmarks.loop_stalls", lambda module: module.figures(folder)) or [
-        Figure(work, what, "", None, Goal("at most", 50), " ms")
-    ]
+    goal = Goal("at most", 50)
+    stalls = _elsewhere("benchmarks.loop_stalls")
+    if stalls is None:
+        return [
+            Figure("children spawned, headers parsed and hashed", "longest stall of the loop", "", None, goal, " ms")
+        ]
+    found: dict[str, float] = dict(stalls.run())
+    work = f"the loop's longest stall ({found.pop('nothing', 0):.1f} ms with nothing to do)"
+    return [Figure(work, what, "", milliseconds, goal, " ms") for what, milliseconds in found.items()]
 
 
 def _fuzz(extent: Extent, folder: Path) -> list[Figure]:  # noqa: ARG001
-    work, what = "fuzz of the API, of raw sockets, bodies, GGUFs, configurations", "5xx by the router, hangs, crashes"
-    return _from("benchmarks.fuzz", lambda module: module.figures(extent.fuzz)) or [
-        Figure(work, what, "", None, Goal("at most", 0), "")
-    ]
+    fuzz = _elsewhere("benchmarks.fuzz")
+    if fuzz is None:
+        work, what = "the API, raw sockets, bodies, GGUFs, configurations", "5xx made by the router, hangs, crashes"
+        return [Figure(work, what, "", None, Goal("at most", 0), "")]
+    found: list[Figure] = fuzz.run(extent.fuzz).figures()
+    return found
 
 
-def _from(module: str, figures: Callable[..., list[Figure]]) -> list[Figure]:
-    """Of a measurement that has a program of its own; nothing where that is not there."""
+def _elsewhere(module: str) -> Any:
+    """A measurement that has a program of its own; None where it is not there."""
     try:
-        found = importlib.import_module(module)
+        return importlib.import_module(module)
     except ModuleNotFoundError:
-        return []
-    return figures(found) if hasattr(found, "figures") else []
+        return None
 
 
 SECTIONS: Mapping[str, Callable[[Extent, Path], list[Figure]]] = {
