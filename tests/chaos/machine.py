@@ -25,6 +25,7 @@ FAULTS = st.sampled_from(
 BAD_LOADS = st.sampled_from(
     [{"crash_at_load": True}, {"exit_code": 0}, {"exit_code": 1}, {"never_ready": True}, {"ready_after": 0.7}]
 )
+SIGNALS = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP, signal.SIGCONT]
 DEEDS = st.sampled_from([("flood", 2), ("long_line", 200), ("leak", 5), ("fork", 1)])
 
 
@@ -45,7 +46,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(
         model=models,
-        tokens=st.integers(1, 60),
+        tokens=st.sampled_from([1, 5, 40, 80]),
         stream=st.booleans(),
         priority=st.sampled_from(["high", "normal", "low"]),
     )
@@ -96,7 +97,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     # -- children ----------------------------------------------------------------------------------------------------
 
-    @rule(model=models, number=st.sampled_from([signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP, signal.SIGCONT]))
+    @rule(model=models, number=st.sampled_from(SIGNALS))
     def send_signal(self, model: str, number: int) -> None:
         if (child := self.child(model)) is not None:
             self.world.signal(child, number)

@@ -9,7 +9,7 @@ from tests.chaos.machine import AnyOrder
 from tests.chaos.world import World
 
 BRIEF = settings(
-    max_examples=8,
+    max_examples=6,
     stateful_step_count=20,
     derandomize=True,
     database=None,
