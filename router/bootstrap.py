@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +26,14 @@ from router.api.tickets import TicketOffice
 from router.backends.capabilities import build_stamp
 from router.backends.llama_server import LlamaServerLauncher
 from router.config import Settings, load_settings
-from router.core.types import ModelSpec, Policy, Priority
+from router.core.types import Device, ModelSpec, Policy, Priority
 from router.demo import prepare_demo, wants_demo, welcome
 from router.devices.monitor import SystemDevices
 from router.engine.engine import Engine
 from router.engine.limits import Limits
 from router.engine.ports import LaunchError
 from router.errors import ConfigError, Problem
-from router.inventory import CACHE_RAM_MB, MIB, Entry, inventory, working_dir
+from router.inventory import CACHE_RAM_MB, MIB, Entry, inventory, kept_in_vain, working_dir
 from router.learned import LearnedMemory
 from router.report import models_table
 from router.telemetry.access_log import AccessLog
@@ -124,15 +124,14 @@ async def running(settings: Settings, access_log: AccessLog) -> AsyncIterator[Ro
             if note:
                 _log.info("%s", note)
         entries = await asyncio.to_thread(inventory, settings, gpu_available=gpu_available)
-        for entry in entries:
-            if entry.unreadable:
-                _log.warning("the memory of %s is guessed from its size: %s", entry.name, entry.unreadable)
         launcher = _launcher(settings, entries, gpu_available=gpu_available)
         info: dict[str, str] = {"llama_server": "looking for it"}
         build = build_stamp(settings.system.llama_server_path)
         learned = LearnedMemory(settings.state_dir, entries, monitor.devices, build)
-        router = _assemble(settings, [learned.apply(entry.model_spec(settings)) for entry in entries],
-                           launcher, monitor, info, access_log=access_log)  # fmt: skip
+        specs = [learned.apply(entry.model_spec(settings)) for entry in entries]
+        for warning in _doubts(settings, entries, specs, monitor.devices):
+            _log.warning("%s", warning)
+        router = _assemble(settings, specs, launcher, monitor, info, access_log=access_log)
         background = [
             asyncio.create_task(_find_llama(launcher, info), name="find llama.cpp"),
             asyncio.create_task(_keep_learned(router.status, learned), name="keep what is learned"),
@@ -153,6 +152,16 @@ async def running(settings: Settings, access_log: AccessLog) -> AsyncIterator[Ro
                 learned.save()
     finally:
         await monitor.close()
+
+
+def _doubts(
+    settings: Settings, entries: Iterable[Entry], specs: Sequence[ModelSpec], devices: Sequence[Device]
+) -> Iterator[str]:
+    """What of the models will not be as one might think."""
+    for entry in entries:
+        if entry.unreadable:
+            yield f"the memory of {entry.name} is guessed from its size: {entry.unreadable}"
+    yield from kept_in_vain(specs, devices, places=settings.system.max_concurrent_models)
 
 
 def _assemble(

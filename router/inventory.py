@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from router.backends.llama_server import LlamaServerSpec
 from router.config import ModelConfig, Settings, flag_value
 from router.core.estimate import Projection
-from router.core.types import ModelSpec, Need
+from router.core.placement import unkept
+from router.core.types import Device, ModelSpec, Need
 from router.devices.host import repacked_types
 from router.foresight import Machine, foresee
 
@@ -55,6 +57,8 @@ class Entry:
             pinned=self.config.pinned,
             evict_cost=self.config.evict_cost,
             exclusive_with=settings.exclusive_with(self.name),
+            min_replicas=self.config.min_replicas,
+            max_replicas=self.config.max_replicas,
         )
 
     def launch_spec(self) -> LlamaServerSpec:
@@ -74,6 +78,20 @@ def inventory(settings: Settings, *, gpu_available: bool) -> tuple[Entry, ...]:
     """All models in the order of the configuration. Reads the headers of their files: blocking."""
     machine = Machine(gpu_available, repacked_types(), settings.system.vram_multiplier)
     return tuple(_entry(settings, name, machine) for name in settings.models)
+
+
+def kept_in_vain(specs: Iterable[ModelSpec], devices: Iterable[Device], *, places: int) -> Iterator[str]:
+    """What is to be kept in memory (`min_replicas`) and will not all be, in sentences for people."""
+    kept = {spec.name: spec for spec in specs if spec.min_replicas}
+    if len(kept) > places:
+        yield (
+            f"min_replicas keeps {len(kept)} models in memory, and system.max_concurrent_models allows {places}: "
+            "raise it, or keep fewer."
+        )
+    wanted = [(spec.name, spec.need, spec.min_replicas) for spec in kept.values()]
+    for name, number, shortage in unkept(wanted, {device.id: device.capacity for device in devices}):
+        why = "the next one would have to be cut to fit" if shortage is None else f"the next one {shortage.message}"
+        yield f"models.{name}.min_replicas is {kept[name].min_replicas}, and memory for {number} is there: {why}."
 
 
 def _entry(settings: Settings, name: str, machine: Machine) -> Entry:

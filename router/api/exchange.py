@@ -18,6 +18,7 @@ from router.api.endpoints import Claim
 from router.api.pulse import Pulse
 from router.api.services import Services, Turn
 from router.config import Settings
+from router.core.affinity import Marks
 from router.core.types import Priority
 from router.errors import (
     InvalidRequest,
@@ -53,6 +54,7 @@ class Order(msgspec.Struct):
         pings: its client waits for a stream, and may be told so by pings.
         pieces: it is to be asked for in these, each in a slot of its own.
         width: slots it takes.
+        marks: of the beginnings of its text; empty where there is one replica at most.
     """
 
     model: str
@@ -63,6 +65,7 @@ class Order(msgspec.Struct):
     pings: bool = False
     pieces: Pieces | None = None
     width: int = 1
+    marks: Marks = ()
 
 
 def configured_model(settings: Settings, name: object) -> str:
@@ -127,7 +130,7 @@ class _Talk:
                     f"Model '{order.model}' is {status}, and this does not load it. POST /v1/models/load does.",
                     param="model",
                 )
-        turn = engine.turn(order.model, order.priority, width=order.width)
+        turn = engine.turn(order.model, order.priority, width=order.width, marks=order.marks)
         if order.pieces is not None:
             return self._serve_pieces(turn, order.pieces, watch)
         if order.pings:

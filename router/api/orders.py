@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope
 
+from router.api.beginnings import text_marks
 from router.api.body import MIB, read_body
 from router.api.endpoints import Claim, Endpoint
 from router.api.envelope import Envelope, parse_json
@@ -70,6 +71,7 @@ def _order(settings: Settings, wish: Wish, scope: Scope, body: bytes) -> Order:
         ),
         pings=envelope.stream and endpoint.generates,
         pieces=cut(endpoint.path, body),
+        marks=text_marks(body) if endpoint.generates and settings.models[model].max_replicas > 1 else (),
         width=envelope.n if endpoint.generates and isinstance(envelope.n, int) and envelope.n > 1 else 1,
     )
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from router.api.body import BodyBudget
 from router.api.tickets import TicketOffice
 from router.config import Settings
+from router.core.affinity import Marks
 from router.core.types import DeviceView, LinePlace, ModelView, Priority, ReplicaId
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
@@ -43,14 +44,19 @@ class Engine(Protocol):
     def accepting(self) -> bool:
         """False while the router starts up or shuts down."""
 
-    def turn(self, model: str, priority: Priority, *, width: int = 1, timeout: float | None = None) -> Turn:
-        """A request's standing with the queue of a model, which is loaded if need be; it takes `width` slots."""
+    def turn(
+        self, model: str, priority: Priority, *, width: int = 1, marks: Marks = (), timeout: float | None = None
+    ) -> Turn:
+        """A request's standing with the queue of a model, which is loaded if need be; it takes `width` slots.
+
+        Of several replicas the one is preferred that knows its `marks`.
+        """
 
     async def wait_gone(self, model: str, replica: ReplicaId, *, timeout: float) -> bool:
         """Wait until a replica is known to serve no more; False when it still does after so many seconds."""
 
     def upstream(self, model: str) -> Upstream | None:
-        """The ready replica, for calls that take no slot; None when there is none."""
+        """A ready replica, for calls that take no slot; None when there is none."""
 
     def load(self, model: str) -> None:
         """Start loading (idempotent). Raises ModelFailed, ShuttingDown."""
@@ -76,9 +82,9 @@ class Engine(Protocol):
     def tail(self, model: str, lines: int = 20) -> str:
         """The last lines of its child's log."""
 
-    def port(self, model: str) -> int | None: ...
+    def port(self, replica: ReplicaId) -> int | None: ...
 
-    def pid(self, model: str) -> int | None: ...
+    def pid(self, replica: ReplicaId) -> int | None: ...
 
     def clock(self) -> float:
         """The monotonic clock of the views."""

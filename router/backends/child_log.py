@@ -28,17 +28,20 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
-def log_file_name(model: str) -> str:
-    """A safe file name for an alias; different aliases have different names.
+def log_file_name(model: str, number: int = 0) -> str:
+    """A safe file name for an alias; different aliases have different names, and so have children beside each other.
 
     Percent-encoded; beyond 200 characters the end is replaced by a digest. (On a file system that ignores case,
     aliases that differ in case alone share a file.)
+
+    Args:
+        number: of the child among those of its model that live, from 0: the second one's is `<alias>+2.log`.
     """
     # `quote` leaves letters, digits and _.-~ alone, and encodes its own escape character.
     name = quote(model, safe="")
     if len(name) > _MAX_NAME:
         name = f"{name[:150]}-{sha256(model.encode()).hexdigest()}"
-    return f"{name}.log"
+    return f"{name}.log" if number == 0 else f"{name}+{number + 1}.log"  # an alias's own + is encoded
 
 
 class ChildLog:

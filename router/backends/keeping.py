@@ -68,8 +68,11 @@ class Keeping:
             self._fingerprints = {name: self._fingerprint(name, spec, build) for name, spec in kept.items()}
         self._store.retain(self._fingerprints.values())
 
-    def keeper(self, model: str, spec: Launched, build: Capabilities) -> SlotKeeper | None:
-        """For a new child of this model; None where nothing is kept, or cannot be."""
+    def keeper(self, model: str, spec: Launched, build: Capabilities, *, alone: bool = True) -> SlotKeeper | None:
+        """For a new child of this model; None where nothing is kept, or cannot be.
+
+        What is kept goes to the child that comes `alone`: those beside it save, and get nothing back.
+        """
         if not self._is_on or not _can_keep(spec, build):
             return None
         fingerprint = self._fingerprint(model, spec, build)
@@ -82,7 +85,8 @@ class Keeping:
             return None
         try:
             aside = _SET_ASIDE if build.supports(_PROMPT_CACHE) else 0
-            return SlotKeeper(model, self._store.open(fingerprint), forecast, aside=aside)
+            folder = self._store.open(fingerprint, sweep=alone)
+            return SlotKeeper(model, folder, forecast, aside=aside, restores=alone)
         except OSError as error:
             _log.warning("the conversations of %s are not kept: %s: %s", model, error.filename, error.strerror)
             return None

@@ -18,13 +18,14 @@ from router.backends.guard_link import Guard
 from router.backends.keeping import Keeping
 from router.backends.llama_argv import build_argv, shortened
 from router.backends.pidfile import PidFile
-from router.backends.port_pool import LOOPBACK, PortPool
+from router.backends.port_pool import PortPool
 from router.backends.process import ChildProcess
 from router.backends.read_ahead import read_ahead
+from router.backends.siblings import Siblings
 from router.backends.slot_keeper import SlotKeeper
+from router.backends.spawned import Spawned
 from router.core.types import Placement, ReplicaId
 from router.engine.ports import ChildExit, LaunchError, LoadProgress, SlotReading, Upstream
-from router.wire.pool import Pool
 
 _log = logging.getLogger(__name__)
 
@@ -74,18 +75,6 @@ class LlamaServerSpec:
         return ("--fit", "off", "-c", str(tokens)), words
 
 
-@dataclass(frozen=True, slots=True)
-class Spawned:
-    """A process, the port it was told to listen on, and the key it demands there.
-
-    Each process has a key of its own: whoever took the port of the last one may have been shown the last key.
-    """
-
-    port: int
-    key: str
-    process: ChildProcess
-
-
 class LlamaServerChild:
     """A running llama-server. Made by `LlamaServerLauncher.launch`; `stop` it in any case.
 
@@ -94,6 +83,7 @@ class LlamaServerChild:
 
     Args:
         respawn: spawns it once more, on another port; raises LaunchError.
+        ended: called when its process has ended for good.
         expected_slots: its number of slots, should it not tell.
         keeper: of its conversations; None = they are not kept.
         cut: what it was told to do without, in words.
@@ -108,6 +98,7 @@ class LlamaServerChild:
         log: ChildLog,
         ports: PortPool,
         respawn: Callable[[], Awaitable[Spawned]],
+        ended: Callable[[], None],
         stranger_patience: float,
         keeper: SlotKeeper | None = None,
         cut: str = "",
@@ -119,12 +110,13 @@ class LlamaServerChild:
         self._log = log
         self._ports = ports
         self._respawn = respawn
+        self._ended = ended
         self._stranger_patience = stranger_patience
         self._keeper = keeper
         self._slots = expected_slots
         self._stopping = False
         self._control = ControlClient(spawned.key)
-        self._upstream = _upstream(spawned)
+        self._upstream = spawned.upstream()
         self._life = asyncio.create_task(self._live(), name=f"life of {name} {spawned.process.pid}")
 
     @property
@@ -205,6 +197,7 @@ class LlamaServerChild:
         finally:
             self._ports.give_back(self.port)
             self._log.close()
+            self._ended()
 
     def _lost_port(self, code: int) -> bool:
         return code != 0 and not self._stopping and any(PORT_IN_USE in line for line in self._log.lines())
@@ -215,7 +208,7 @@ class LlamaServerChild:
         self._ports.give_back(self.port)
         self._now, self._control.key = spawned, spawned.key
         self._upstream.pool.close()
-        self._upstream = _upstream(spawned)
+        self._upstream = spawned.upstream()
         if self._stopping:
             await spawned.process.stop(grace=0)
 
@@ -275,6 +268,7 @@ class LlamaServerLauncher:
         self._guard = Guard()
         self._pid_file = PidFile(self._state_dir)
         self._keeping = Keeping(self._state_dir / "conversations", keep_conversations_mb, self._working_dir)
+        self._siblings = Siblings()
         self._preparing = asyncio.Lock()
         self._reaped = False
 
@@ -301,16 +295,19 @@ class LlamaServerLauncher:
         """See `Launcher.launch`."""
         capabilities = await self.prepare()
         spec = self._specs[model]
-        keeper = await asyncio.to_thread(self._keeping.keeper, model, spec, capabilities)
-        log = ChildLog(self._state_dir / "logs" / log_file_name(model))
+        place = self._siblings.take(model)
+        log = ChildLog(self._state_dir / "logs" / log_file_name(model, place.number))
+        keeper: SlotKeeper | None = None
 
         async def spawn() -> Spawned:
             return await self._spawn(capabilities, model, placement, log, keeper)
 
         try:
+            keeper = await asyncio.to_thread(self._keeping.keeper, model, spec, capabilities, alone=place.alone)
             spawned = await spawn()
         except BaseException:
             log.close()
+            self._siblings.leave(place)
             raise
         _log.info("started %s for %s (replica %d): pid %d, port %d", capabilities.name, model, replica,
                   spawned.process.pid, spawned.port)  # fmt: skip
@@ -321,6 +318,7 @@ class LlamaServerLauncher:
             log=log,
             ports=self._ports,
             respawn=spawn,
+            ended=lambda: self._siblings.leave(place),
             stranger_patience=self._stranger_patience,
             keeper=keeper,
             cut=spec.fit(placement)[1],
@@ -388,8 +386,3 @@ class LlamaServerLauncher:
             cache_ram_mb=None if "LLAMA_ARG_CACHE_RAM" in spec.env else self._cache_ram_mb,
             slot_save_path=slot_save_path,
         )
-
-
-def _upstream(spawned: Spawned) -> Upstream:
-    pool = Pool(LOOPBACK, spawned.port)
-    return Upstream(f"http://{LOOPBACK}:{spawned.port}", pool, f"Bearer {spawned.key}")

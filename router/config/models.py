@@ -26,6 +26,7 @@ from router.config.flags import (
 from router.config.names import name_fault
 
 MAX_PORT = 65535
+MAX_REPLICAS = 64
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/:?#@\[\]]+)(:\d{1,5})?", re.IGNORECASE)
 
 _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")  # no process can be handed these
@@ -192,6 +193,8 @@ class ModelConfig(_Section):
         env: for the child alone. Values may be secret: never log them.
         idle_timeout_sec: None = `system.idle_timeout_sec`.
         exclusive_with: names or aliases of other models.
+        min_replicas: kept in memory, as long as there is room.
+        max_replicas: loaded at most when many wait and memory is idle.
     """
 
     model_path: FilePath
@@ -207,6 +210,8 @@ class ModelConfig(_Section):
     pinned: bool = False
     evict_cost: NotNegative = 1.0
     exclusive_with: Annotated[tuple[str, ...], FromList] = ()
+    min_replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] = 0
+    max_replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
 
     @cached_property
     def writes_no_text(self) -> bool:

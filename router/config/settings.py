@@ -150,7 +150,8 @@ def assemble(
     """
     problems = list(problems or ())
     catalog = build_catalog(models, system, folder, base_key, problems)
-    problems += [*_preload_problems(system, catalog), *_exclusion_problems(catalog), *_size_problems(api)]
+    problems += [*_preload_problems(system, catalog), *_exclusion_problems(catalog), *_replica_problems(catalog)]
+    problems += _size_problems(api)
     if problems:
         raise ConfigError(str(source or "settings"), problems)
     return Settings(
@@ -195,6 +196,18 @@ def _exclusion_problems(catalog: Catalog) -> list[Problem]:
                 )
                 found.append(Problem(where, message, "unpin one of them"))
     return found
+
+
+def _replica_problems(catalog: Catalog) -> list[Problem]:
+    return [
+        Problem(
+            key_path(("models", name, "min_replicas")),
+            f"expected at most max_replicas ({model.max_replicas}), got {model.min_replicas}",
+            f"raise max_replicas to {model.min_replicas}, or lower min_replicas",
+        )
+        for name, model in catalog.models.items()
+        if model.min_replicas > model.max_replicas
+    ]
 
 
 def _size_problems(api: ApiConfig) -> list[Problem]:

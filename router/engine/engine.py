@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from router.core.admission import SHUTTING_DOWN
+from router.core.affinity import Marks
 from router.core.scheduler import Scheduler
 from router.core.types import (
     Changed,
@@ -148,16 +149,19 @@ class Engine:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    def turn(self, model: str, priority: Priority, *, width: int = 1, timeout: float | None = None) -> Turn:
+    def turn(
+        self, model: str, priority: Priority, *, width: int = 1, marks: Marks = (), timeout: float | None = None
+    ) -> Turn:
         """A request's standing with the queue of `model` (canonical name), from now on.
 
         Args:
             width: slots it takes; all of them if the model has fewer.
+            marks: of the beginnings of its text, by which it finds the replica that knows them.
             timeout: longest wait for slots in seconds; never above the configured queue timeout.
         """
         now = self.clock()
         wait = self._limits.queue_timeout if timeout is None else min(timeout, self._limits.queue_timeout)
-        return Turn(self, self._ids, model, priority, width=width, arrived=now, deadline=now + wait)
+        return Turn(self, self._ids, model, priority, width=width, marks=marks, arrived=now, deadline=now + wait)
 
     async def lease(self, model: str, priority: Priority, *, timeout: float | None = None) -> Lease:
         """One slot for a request that does not ask again, see `Turn.lease`."""
@@ -167,7 +171,7 @@ class Engine:
         """Wait until a replica is known to serve no more; False when it still does after `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                while (view := self.view(model)).replica == replica and view.status in _SERVING:
+                while any(one.id == replica and one.status in _SERVING for one in self.view(model).replicas):
                     await self._news.wait()
         except TimeoutError:
             return False
@@ -234,11 +238,12 @@ class Engine:
 
         Returns as well when somebody has it loaded again before they have ended.
         """
-        replica = self.view(model).replica
-        if force and replica in self._supervisors:
-            self._supervisors[replica].abort_leases(ModelEjected(f"Model '{model}' was ejected by an operator."))
+        replicas = {one.id for one in self.view(model).replicas}
+        for supervisor in (self._supervisors[replica] for replica in replicas & self._supervisors.keys()):
+            if force:
+                supervisor.abort_leases(ModelEjected(f"Model '{model}' was ejected by an operator."))
         self._apply(self._scheduler.eject(model, self.clock(), force=force))
-        while replica is not None and (view := self.view(model)).replica == replica and view.status is not Status.READY:
+        while any(one.id in replicas and one.status is not Status.READY for one in self.view(model).replicas):
             await self._news.wait()
 
     def reset(self, model: str) -> None:
@@ -248,9 +253,10 @@ class Engine:
     # -- views -------------------------------------------------------------------------------------------------------
 
     def upstream(self, model: str) -> Upstream | None:
-        """Where a ready model listens, for control calls that take no slot."""
-        child = self._child(model)
-        return None if child is None or self.view(model).status not in _SERVING else child.upstream
+        """Where a ready model listens, its oldest replica of several, for control calls that take no slot."""
+        serving = (one.id for one in self.view(model).replicas if one.status in _SERVING)
+        child = self._child(next(serving, None))
+        return None if child is None else child.upstream
 
     def view(self, model: str) -> ModelView:
         return self._scheduler.view(model, self.clock())
@@ -267,17 +273,19 @@ class Engine:
     def devices(self) -> tuple[DeviceView, ...]:
         return self._scheduler.devices()
 
-    def port(self, model: str) -> int | None:
-        child = self._child(model)
+    def port(self, replica: ReplicaId) -> int | None:
+        """Where a replica listens; None when it has no process (any more)."""
+        child = self._child(replica)
         return None if child is None else child.port
 
-    def pid(self, model: str) -> int | None:
-        child = self._child(model)
+    def pid(self, replica: ReplicaId) -> int | None:
+        """A replica's process; None when it has none (any more)."""
+        child = self._child(replica)
         return None if child is None else child.pid
 
     def tail(self, model: str, lines: int = 20) -> str:
         """The last lines of the log of a model's child, or of its last one; empty when it has had none."""
-        child = self._child(model)
+        child = self._child(self.view(model).replica)
         if child is not None:
             return child.tail(lines)
         return "\n".join(self._last_words.get(model, "").splitlines()[-lines:])
@@ -410,6 +418,7 @@ class Engine:
     def replica_exited(self, supervisor: Supervisor, ended: ChildExit) -> None:
         now = self.clock()
         before = self.view(supervisor.model)
+        status = next((one.status for one in before.replicas if one.id == supervisor.replica), Status.OFF)
         if supervisor.child is not None:
             self._last_words[supervisor.model] = supervisor.child.tail(_LAST_WORDS)
         started = self._load_started.pop(supervisor.replica, None)
@@ -424,11 +433,12 @@ class Engine:
             )
         )
         after = self.view(supervisor.model)
-        if started is not None and after.status is Status.FAILED:
+        expected = status in (Status.STOPPING, Status.DRAINING)
+        # One that is tried again with more memory has not failed yet; beside others there is no second try.
+        if started is not None and not expected and (after.status is Status.FAILED or len(before.replicas) > 1):
             self._observer.load_finished(supervisor.model, now - started, ok=False)
         if after.restarts > before.restarts:
             self._observer.restarted(supervisor.model)
-        expected = before.status in (Status.STOPPING, Status.DRAINING)
         _log.log(logging.INFO if expected else logging.ERROR, "%s ended: %s", supervisor.model, ended.reason)
 
     def replica_reclaimed(self, supervisor: Supervisor) -> None:
@@ -469,6 +479,6 @@ class Engine:
         peaks = {supervisor.replica: supervisor.peak for supervisor in supervisors}
         self._apply(self._scheduler.memory_observed(readings, usage, self.clock(), peaks=peaks))
 
-    def _child(self, model: str) -> Child | None:
-        supervisor = self._supervisors.get(self.view(model).replica or 0)
+    def _child(self, replica: ReplicaId | None) -> Child | None:
+        supervisor = None if replica is None else self._supervisors.get(replica)
         return None if supervisor is None else supervisor.child

@@ -141,6 +141,20 @@ async def test_more_conversations_than_slots_survive(site: Site) -> None:
     assert len(site.kept()) == 4
 
 
+async def test_what_was_kept_goes_to_the_first_of_several_children(site: Site) -> None:
+    await site.ask(STORY)
+    await site.swap()
+    before = site.kept()
+    being_written = next((site.folder / "state" / "conversations").iterdir()) / "0.part"
+    being_written.touch()
+    assert await site.start() == 0
+    assert being_written.exists(), "the first child may be at it"
+    await site.ask(OTHER)
+    assert await site.child.save_conversations() == 1
+    assert len(site.kept()) == len(before) + 2
+    assert {file.name for file in (site.folder / "state" / "logs").iterdir()} == {"m.log", "m+2.log"}
+
+
 async def test_what_only_the_router_asked_is_no_conversation(site: Site) -> None:
     for number in range(4):
         await site.ask(f"{number} {STORY}")

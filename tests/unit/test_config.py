@@ -402,6 +402,12 @@ def test_what_is_loaded_at_start(folder: Path) -> None:
         ({"exclusive_with": ["c"]}, {}, "models.a.exclusive_with[0]", 'no such model, got "c"'),
         ({"exclusive_with": ["a-alias"]}, {}, "models.a.exclusive_with[0]", "a model cannot exclude itself"),
         ({"exclusive_with": ["b"], "pinned": True}, {"pinned": True}, "models.a.exclusive_with[0]", "both this model"),
+        ({"min_replicas": -1}, {}, "models.a.min_replicas", "expected 0 or more"),
+        ({"max_replicas": 0}, {}, "models.a.max_replicas", "expected 1 or more"),
+        ({"max_replicas": 65}, {}, "models.a.max_replicas", "expected 64 or less"),
+        ({"max_replicas": "2"}, {}, "models.a.max_replicas", "expected a whole number"),
+        ({"min_replicas": 2}, {}, "models.a.min_replicas", "expected at most max_replicas (1), got 2"),
+        ({"max_replica": 2}, {}, "models.a.max_replica", "unknown key"),
     ],
 )
 def test_what_a_model_may_say_of_others(

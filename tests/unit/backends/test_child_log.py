@@ -140,8 +140,8 @@ def test_only_the_owner_may_read_it(log: ChildLog) -> None:
 
 def test_file_names_tell_aliases_apart() -> None:
     aliases = ["a/b", "a_b", "a%2Fb", "a:b", "..", ".", "ünï 模型", "模" * 80, "模" * 81]
-    names = [log_file_name(alias) for alias in aliases]
-    assert len(set(names)) == len(aliases)
+    names = [log_file_name(alias, number) for alias in (*aliases, "m", "m+2", "m%2B2") for number in range(3)]
+    assert len(set(names)) == len(names)
 
 
 @given(st.text(min_size=1, max_size=300).filter(lambda text: text.isprintable()))

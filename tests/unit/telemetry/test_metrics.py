@@ -42,6 +42,7 @@ EXPECTED = {
     "router_queue_oldest_wait_seconds": "gauge",
     "router_queue_expected_wait_seconds": "gauge",
     "router_model_state": "gauge",
+    "router_model_replicas": "gauge",
     "router_slots": "gauge",
     "router_slots_busy": "gauge",
     "router_model_memory_estimate_bytes": "gauge",
