@@ -24,7 +24,7 @@ _LOOK_SEC = 0.02
 _LIFE_SEC = (0.1, 0.6)  # of a child at work, before it is killed
 _PATIENCE_SEC = 1800.0
 # What a request is told whose third child has died of something; by then it had been at work.
-_AT_WORK = {"upstream_failed", "upstream_kept_failing"}
+_AT_WORK = {"upstream_failed"}
 
 
 @dataclass(slots=True)
