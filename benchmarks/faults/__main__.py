@@ -32,15 +32,12 @@ class Extent:
     prefill: float = 3600.0
     streams: int = 100
     crash_loop: float = 600.0
-    window: float = 60.0
     disconnects: int = 200
     cancels: int = 1_000_000
     fuzz: float = 1800.0
 
 
-QUICK = Extent(
-    kills=50, routers=5, hangs=1, prefill=30, crash_loop=60, window=20, disconnects=50, cancels=20_000, fuzz=30
-)
+QUICK = Extent(kills=50, routers=5, hangs=1, prefill=30, crash_loop=60, disconnects=50, cancels=20_000, fuzz=30)
 
 
 def _disconnects(extent: Extent, folder: Path) -> list[Figure]:
@@ -84,7 +81,7 @@ SECTIONS: Mapping[str, Callable[[Extent, Path], list[Figure]]] = {
     "routers": lambda extent, folder: routers.measure(folder, extent.routers),
     "hangs": lambda extent, folder: hangs.measure(folder, times=extent.hangs, prefill_seconds=extent.prefill),
     "drain": lambda extent, folder: drain.measure(folder, extent.streams),
-    "crash loop": lambda extent, folder: crash_loop.measure(folder, seconds=extent.crash_loop, window=extent.window),
+    "crash loop": lambda extent, folder: crash_loop.measure(folder, extent.crash_loop),
     "disconnects": _disconnects,
     "loop": _loop,
     "cancels": lambda extent, folder: cancels.measure(folder, extent.cancels),
