@@ -31,15 +31,15 @@ def measure(folder: Path, seconds: float) -> list[Figure]:
     loud, quiet = _p99(slices[::2]), _p99(slices[1::2])
     noise = _p99(slices[1::4]) / _p99(slices[3::4])
     work = f"a model that dies at each load, asked for every {_ASK_SEC:g} s"
-    p99 = f"p99 of another model: {loud * 1000:.1f} ms, in pauses {quiet * 1000:.1f} ms (noise {max(noise, 1 / noise):.2f}x)"
+    values = f"{loud * 1000:.1f} ms, in pauses {quiet * 1000:.1f} ms (noise {max(noise, 1 / noise):.2f}x)"
     return [
         Figure(work, f"spawns in {seconds / 60:g} min of real time", "", spawns, Goal("at most", _MOST_SPAWNS), ""),
-        Figure(work, p99, "itself", loud / quiet, Goal("at most", _NOISE)),
+        Figure(work, f"p99 of another model: {values}", "itself", loud / quiet, Goal("at most", _NOISE)),
     ]
 
 
 async def _all(found: Site, seconds: float) -> list[list[float]]:
-    """Waits of the good model's clients, by slices of time: in every other one, from the first, the bad one is wanted."""
+    """Waits of the good model's clients, by slices of time; the bad one is asked for in the first, the third, …"""
     if (await ask(found.port, "good", tokens=1, stream=False))[0] is not Ending.WHOLE:
         raise RuntimeError("the good model does not answer")
     slices = []
