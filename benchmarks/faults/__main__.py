@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import disconnects, machine
+from benchmarks import disconnects, drain, machine
 from benchmarks.contenders import router
-from benchmarks.faults import cancels, crash_loop, drain, hangs, kills, page, routers
+from benchmarks.faults import cancels, crash_loop, hangs, kills, page, routers
 from benchmarks.figures import Figure, Goal
 
 
@@ -80,7 +80,7 @@ SECTIONS: Mapping[str, Callable[[Extent, Path], list[Figure]]] = {
     "kills": lambda extent, folder: kills.measure(folder, extent.kills),
     "routers": lambda extent, folder: routers.measure(folder, extent.routers),
     "hangs": lambda extent, folder: hangs.measure(folder, times=extent.hangs, prefill_seconds=extent.prefill),
-    "drain": lambda extent, folder: drain.measure(folder, extent.streams),
+    "drain": lambda extent, _: drain.measure(extent.streams).figures(),
     "crash loop": lambda extent, folder: crash_loop.measure(folder, extent.crash_loop),
     "disconnects": _disconnects,
     "loop": _loop,

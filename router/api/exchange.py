@@ -12,7 +12,6 @@ from starlette.types import Scope
 
 from router.api.body import Hold
 from router.api.context import context_of
-from router.api.cycle import downstream_of
 from router.api.disconnect import ClientDisconnected, DisconnectWatch
 from router.api.endpoints import Claim
 from router.api.pulse import Pulse
@@ -31,6 +30,7 @@ from router.errors import (
 from router.proxy.answer import Answer
 from router.proxy.detour import Untold
 from router.proxy.dialect import ErrorInfo
+from router.proxy.downstream import Downstream
 from router.proxy.pieces import Joint, Part, Pieces, Unjoinable
 from router.proxy.relay import Call, relay
 from router.telemetry.records import RequestRecord, RequestStatus
@@ -78,14 +78,14 @@ def configured_model(settings: Settings, name: object) -> str:
     return canonical
 
 
-async def exchange(services: Services, order: Order, scope: Scope, room: Hold) -> None:
+async def exchange(services: Services, order: Order, scope: Scope, room: Hold, client: Downstream) -> None:
     """Carry out an order whose body has been read, and tell its client how it went, whatever happens.
 
     Answers that have to be kept for a while are counted in `room`.
 
     Raises ClientDisconnected when the client went away.
     """
-    context, client = context_of(scope), downstream_of(scope)
+    context = context_of(scope)
     context.model = order.model
     talk = _Talk(services, order, Answer(client, context.dialect, context.request_id), room)
     started = services.engine.clock()
@@ -104,7 +104,7 @@ async def exchange(services: Services, order: Order, scope: Scope, room: Hold) -
         raise
     finally:
         if order.claim is _SLOT:
-            talk.record(status, started)
+            talk.record(status, started, context.caller.name)
 
 
 class _Talk:
@@ -206,7 +206,7 @@ class _Talk:
             await self._services.engine.wait_gone(order.model, lease.replica, timeout=_VERDICT_SEC)
             self._services.telemetry.request_replayed(order.model)
 
-    def record(self, status: RequestStatus, started: float) -> None:
+    def record(self, status: RequestStatus, started: float, key: str) -> None:
         order, tokens = self._order, self.answer.tap.tokens()
         self._services.telemetry.request_finished(
             RequestRecord(
@@ -222,6 +222,7 @@ class _Talk:
                 tokens_cached=tokens.cached,
                 prompt_seconds=tokens.prompt_seconds,
                 generation_seconds=tokens.predicted_seconds,
+                key=key,
             )
         )
 

@@ -55,7 +55,7 @@ class Keeping:
     def __init__(self, folder: Path, limit_mb: int, working_dir: Path) -> None:
         self._store = ConversationStore(folder, limit_mb * _MIB)
         self._is_on = limit_mb > 0
-        self._working_dir = working_dir
+        self.working_dir = working_dir
         self._disk = DiskPace()
         self._forecasts: dict[str, Forecast] = {}
         self._fingerprints: dict[str, str] = {}
@@ -65,7 +65,9 @@ class Keeping:
         """Delete what cannot be restored any more: all of it where nothing is kept."""
         if self._is_on:
             kept = {name: spec for name, spec in models.items() if _can_keep(spec, build)}
-            self._fingerprints = {name: self._fingerprint(name, spec, build) for name, spec in kept.items()}
+            fingerprints = {name: self._fingerprint(name, spec, build) for name, spec in kept.items()}
+            with self._lock:
+                self._fingerprints = fingerprints
         self._store.retain(self._fingerprints.values())
 
     def keeper(self, model: str, spec: Launched, build: Capabilities, *, alone: bool = True) -> SlotKeeper | None:
@@ -93,7 +95,7 @@ class Keeping:
 
     def _fingerprint(self, model: str, spec: Launched, build: Capabilities) -> str:
         """Changes with everything that decides what a saved slot means: files, flags, slots and the build."""
-        named = [self._working_dir / flag for flag in spec.flags if not flag.startswith("-")]
+        named = [self.working_dir / flag for flag in spec.flags if not flag.startswith("-")]
         program = [Path(build.command[0])] if build.kind == "binary" else []
         facts = [
             model, spec.flags, dict(spec.env), spec.slots, build.kind, build.version,

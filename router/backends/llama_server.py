@@ -277,6 +277,16 @@ class LlamaServerLauncher:
         """What was found, if that is known yet; never waits."""
         return self._finder.known
 
+    def adopt(self, specs: Mapping[str, LlamaServerSpec], *, working_dir: Path) -> None:
+        """Launch these from now on; what runs goes on as it was started."""
+        self._specs = dict(specs)
+        self._working_dir = self._keeping.working_dir = working_dir.absolute()
+
+    async def tidy(self) -> None:
+        """Delete the conversations that none of the models can go on with any more."""
+        if (known := self._finder.known) is not None:
+            await asyncio.to_thread(self._keeping.tidy, self._specs, known)
+
     async def prepare(self) -> Capabilities:
         """Do early what the first launch would do: reap what a dead router left behind, find llama.cpp, ask it.
 
@@ -294,13 +304,15 @@ class LlamaServerLauncher:
     async def launch(self, model: str, replica: ReplicaId, placement: Placement) -> LlamaServerChild:
         """See `Launcher.launch`."""
         capabilities = await self.prepare()
-        spec = self._specs[model]
+        spec = self._specs.get(model)
+        if spec is None:
+            raise LaunchError(f"{model} has been removed from the configuration")
         place = self._siblings.take(model)
         log = ChildLog(self._state_dir / "logs" / log_file_name(model, place.number))
         keeper: SlotKeeper | None = None
 
         async def spawn() -> Spawned:
-            return await self._spawn(capabilities, model, placement, log, keeper)
+            return await self._spawn(capabilities, model, placement, log, keeper, spec=spec)
 
         try:
             keeper = await asyncio.to_thread(self._keeping.keeper, model, spec, capabilities, alone=place.alone)
@@ -326,10 +338,18 @@ class LlamaServerLauncher:
 
     async def read_ahead(self, model: str, room: Callable[[], int]) -> None:
         """See `Launcher.read_ahead`."""
-        await read_ahead(self._specs[model].all_files, room)
+        if (spec := self._specs.get(model)) is not None:
+            await read_ahead(spec.all_files, room)
 
     async def _spawn(
-        self, capabilities: Capabilities, model: str, placement: Placement, log: ChildLog, keeper: SlotKeeper | None
+        self,
+        capabilities: Capabilities,
+        model: str,
+        placement: Placement,
+        log: ChildLog,
+        keeper: SlotKeeper | None,
+        *,
+        spec: LlamaServerSpec,
     ) -> Spawned:
         """Spawn on a port that is free now. Raises LaunchError; then nothing is left of it."""
         port = self._ports.take()
@@ -337,9 +357,9 @@ class LlamaServerLauncher:
         log.redact(key)
         try:
             process = await ChildProcess.start(
-                self._argv(capabilities, model, port, placement, None if keeper is None else keeper.path),
+                self._argv(capabilities, model, port, placement, None if keeper is None else keeper.path, spec=spec),
                 env=child_environment(
-                    self._specs[model].env,
+                    spec.env,
                     key=key,
                     gpus=[int(device.removeprefix("gpu:")) for device in placement.visible or placement.gpus],
                     hide_gpus=self._gpus_present,
@@ -370,9 +390,15 @@ class LlamaServerLauncher:
         await self._guard.close()
 
     def _argv(
-        self, capabilities: Capabilities, model: str, port: int, placement: Placement, slot_save_path: Path | None
+        self,
+        capabilities: Capabilities,
+        model: str,
+        port: int,
+        placement: Placement,
+        slot_save_path: Path | None,
+        *,
+        spec: LlamaServerSpec,
     ) -> tuple[str, ...]:
-        spec = self._specs[model]
         return build_argv(
             capabilities,
             alias=model,

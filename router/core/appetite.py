@@ -89,8 +89,8 @@ class Appetite:
         return replica in extras(model) or not (model.spec.pinned or model.spec.min_replicas)
 
     def _learn(self, model: Model, replica: Replica) -> None:
-        """Of one that was cut it is not known what it takes as a whole."""
-        if replica.ready is not None and not replica.cut:
+        """Of one that was cut it is not known what it takes as a whole; one that is stale was another model."""
+        if replica.ready is not None and not replica.cut and not replica.stale:
             model.need = observed_need(model.need, self._ledger.peak(replica.id), model.spec.need.reserve)
 
     def _model(self, replica: Replica) -> Model:

@@ -91,7 +91,7 @@ class Fleet:
         """Have its child ended."""
         replica.to(ReplicaState.STOPPING, now)
         self._out.touch(self._model(replica))
-        self._out.add(Stop(replica.id, replica.model, force, replica.reason))
+        self._out.add(Stop(replica.id, replica.model, force, replica.reason, keep=not replica.stale))
 
     def remove(self, replica: Replica, now: float) -> None:
         """It is no more: its booking ends."""

@@ -22,6 +22,7 @@ from router.core.liveness import Patience, troubles
 from router.core.outbox import Outbox
 from router.core.plan import plan
 from router.core.records import Model, Replica, State, Want
+from router.core.roster import Roster
 from router.core.setbacks import Setbacks
 from router.core.types import (
     Command,
@@ -53,7 +54,6 @@ class Scheduler:
     """Owns the queues, the replicas' states and the ledger."""
 
     def __init__(self, policy: Policy, models: Iterable[ModelSpec], devices: Iterable[Device]) -> None:
-        self._policy = policy
         self._state = State(policy, Ledger(devices), {spec.name: Model.of(spec, policy) for spec in models})
         self._models = self._state.models
         self._replicas = self._state.replicas
@@ -65,6 +65,7 @@ class Scheduler:
         self._grants = Grants(self._state, self._out)
         self._appetite = Appetite(self._state, self._out, self._fleet)
         self._setbacks = Setbacks(self._state, self._grants, self._appetite)
+        self._roster = Roster(self._state, self._out, self._fleet, self._grants)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -249,7 +250,7 @@ class Scheduler:
         model.ejected = False
         if model.health is Health.BACKOFF:
             self._recover(model)
-        draining = [one for one in model.replicas if one.state is ReplicaState.DRAINING and not one.makes_room_for]
+        draining = [replica for replica in model.replicas if replica.may_stay]
         if model.staying:
             pass  # it is there, or on its way
         elif draining:
@@ -285,6 +286,18 @@ class Scheduler:
             self._recover(model)
         return self._conclude(now)
 
+    def configure(
+        self, policy: Policy, models: Iterable[ModelSpec], now: float, *, changed: Collection[str] = ()
+    ) -> list[Command]:
+        """Go by another configuration from now on; what it does not touch goes on as it was.
+
+        Args:
+            changed: models whose present replicas are of no use any more: these run to the end of their leases, and
+                are replaced.
+        """
+        self._roster.adopt(policy, models, changed, now)
+        return self._conclude(now)
+
     def close(self, now: float) -> list[Command]:
         """Take no new work; every replica goes as soon as its leases are over."""
         self._closing = True
@@ -312,6 +325,10 @@ class Scheduler:
 
     def view(self, name: str, now: float) -> ModelView:
         return model_view(self._state, self._models[name], now)
+
+    def former(self) -> tuple[str, ...]:
+        """Models that are not configured any more and still hold memory."""
+        return tuple(name for name, model in self._models.items() if model.retired and model.replicas)
 
     def place(self, ticket: TicketId, now: float) -> LinePlace | None:
         """Where a waiter stands in its model's line; None when it does not wait. Looks at the whole line."""

@@ -224,6 +224,7 @@ class RejectCode(Enum):
     TOO_LARGE = "too_large"
     EJECTED = "ejected"
     SHUTTING_DOWN = "shutting_down"
+    REMOVED = "removed"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -241,12 +242,16 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Stop this replica's child; nothing of ours is running on it any more, unless `force`."""
+    """Stop this replica's child; nothing of ours is running on it any more, unless `force`.
+
+    Without `keep` what it remembers is of no use to the next one.
+    """
 
     replica: ReplicaId
     model: str
     force: bool
     reason: str
+    keep: bool = True
 
 
 @dataclass(slots=True)  # not frozen, as `Ticket`

@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from router.core.admission import SHUTTING_DOWN
 from router.core.affinity import Marks
@@ -63,6 +63,7 @@ from router.errors import (
 
 _log = logging.getLogger(__name__)
 _TIMER_SLACK = 0.002
+_CLOSING_GRACE = 0.4  # for a child that is idle as the router ends: it has nothing left to do
 _LAST_WORDS = 100  # lines of a dead child's log
 _SERVING = (Status.READY, Status.DRAINING)
 
@@ -101,7 +102,7 @@ class Engine:
         self._supervisors: dict[ReplicaId, Supervisor] = {}
         self._supervised: set[asyncio.Task[None]] = set()
         self._background: set[asyncio.Task[None]] = set()
-        self._statuses: dict[str, Status] = dict.fromkeys(self.names, Status.OFF)
+        self._statuses: dict[str, Status] = {}  # as last told; off where nothing has been
         self._load_started: dict[ReplicaId, float] = {}
         self._last_words: dict[str, str] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -128,12 +129,19 @@ class Engine:
         for supervisor in self._supervisors.values():
             supervisor.abort_leases(ShuttingDown(SHUTTING_DOWN))
 
+    def hurry(self) -> None:
+        """Leave nobody any time: what runs is ended, and children are killed."""
+        self.begin_close()
+        self.abort_all()
+        for supervisor in self._supervisors.values():
+            supervisor.finish(grace=0.0)
+
     async def close(self) -> None:
         """End every child. Whoever waits or runs until now is told; waiting for them first is the caller's."""
         self.begin_close()
         self.abort_all()
         for supervisor in list(self._supervisors.values()):
-            supervisor.stop(force=False)
+            supervisor.finish(grace=_CLOSING_GRACE)
         if self._supervised:
             await asyncio.wait(self._supervised, timeout=self._limits.stop_grace + self._limits.reclaim_timeout)
         for task in (*self._supervised, *self._background):
@@ -250,6 +258,18 @@ class Engine:
         """Forget a model's failures."""
         self._apply(self._scheduler.reset(model, self.clock()))
 
+    def configure(
+        self, *, models: Iterable[ModelSpec], policy: Policy, limits: Limits, changed: Collection[str] = ()
+    ) -> None:
+        """Go by another configuration from now on, see `Scheduler.configure`. Models that left it are views for as
+        long as they hold memory, and no names any more."""
+        specs = tuple(models)
+        self.names = tuple(spec.name for spec in specs)
+        self._limits = limits
+        for supervisor in self._supervisors.values():
+            supervisor.adopt(limits)
+        self._apply(self._scheduler.configure(policy, specs, self.clock(), changed=changed))
+
     # -- views -------------------------------------------------------------------------------------------------------
 
     def upstream(self, model: str) -> Upstream | None:
@@ -262,7 +282,7 @@ class Engine:
         return self._scheduler.view(model, self.clock())
 
     def views(self) -> tuple[ModelView, ...]:
-        return tuple(self.view(name) for name in self.names)
+        return tuple(self.view(name) for name in (*self.names, *self._scheduler.former()))
 
     def troubles(self) -> tuple[str, ...]:
         """Why the scheduler does not keep its word, each in half a sentence; empty when it does."""
@@ -313,7 +333,8 @@ class Engine:
             case Start():
                 self._on_start(command)
             case Stop():
-                self._supervisors[command.replica].stop(force=command.force, keep=self.accepting and not command.force)
+                keep = self.accepting and command.keep and not command.force
+                self._supervisors[command.replica].stop(force=command.force, keep=keep)
             case WakeAt(at):
                 self._wake_at(at)
             case Changed(model):
@@ -367,7 +388,7 @@ class Engine:
 
     def _on_changed(self, model: str) -> None:
         view = self.view(model)
-        previous, self._statuses[model] = self._statuses[model], view.status
+        previous, self._statuses[model] = self._statuses.get(model, Status.OFF), view.status
         if view.status is not Status.LOADING:
             self._ahead.end(model)
         self._observer.model_changed(view, previous)

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from router.api.body import BodyBudget
 from router.api.services import Services
 from router.api.tickets import TicketOffice
-from router.config import ModelConfig, Settings
+from router.config import Keys, ModelConfig, Settings
 from router.core.types import (
     HOST,
     Device,
@@ -146,7 +146,7 @@ def board_services(board: Board, folder: Path, *, api_key: str | None = None) ->
     telemetry = Telemetry(models, version="0", status=status)
     telemetry.attach(board)
     return Services(
-        settings=Settings.build(models=models, folder=folder, api_key=api_key),
+        settings=Settings.build(models=models, folder=folder, keys=Keys.of(api_key=api_key)),
         engine=board,
         telemetry=telemetry,
         status=status,

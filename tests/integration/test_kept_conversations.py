@@ -14,6 +14,7 @@ import pytest
 
 from router.backends.llama_server import LlamaServerChild, LlamaServerLauncher, LlamaServerSpec
 from router.core.types import HOST, Placement
+from router.engine.ports import LaunchError
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.models import Models
 from tests.support.observing import metric, wait_for_status
@@ -109,6 +110,20 @@ async def test_each_slot_has_its_own(site: Site) -> None:
     await site.ask(STORY, "Go on.")
     await site.ask(OTHER, "Go on.")
     assert await site.cached() == len(STORY) + len(OTHER)
+
+
+async def test_what_no_model_can_go_on_with_is_cleared_away(site: Site) -> None:
+    await site.ask(STORY)
+    assert await site.swap() == (1, 1)
+    await site.child.save_conversations()
+    assert site.kept()
+    await site.launcher.tidy()
+    assert site.kept(), "nothing has changed"
+    site.launcher.adopt({}, working_dir=site.folder)
+    await site.launcher.tidy()
+    assert not site.kept()
+    with pytest.raises(LaunchError, match="removed from the configuration"):
+        await site.launcher.launch("m", 9, ON_CPU)
 
 
 async def test_a_conversation_that_goes_on_is_kept_once(site: Site) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from router.core.affinity import Marks
 from router.core.lifecycle import ReplicaState
@@ -156,6 +156,11 @@ class Drive:
 
     def reset(self, model: str) -> None:
         self.take(self.scheduler.reset(model, self.now))
+
+    def configure(self, *models: ModelSpec, policy: Policy | None = None, changed: Collection[str] = ()) -> None:
+        """A new configuration with these models; the others have left it."""
+        self.specs = {spec.name: spec for spec in models}
+        self.take(self.scheduler.configure(policy or Policy(), models, self.now, changed=changed))
 
     def serve(self, model: str) -> TicketId:
         """Bring a cold model to READY with one request running on it."""

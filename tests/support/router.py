@@ -105,7 +105,8 @@ def launched(
     Args:
         program: what is run by Python in place of `run.py`.
     """
-    environ = {key: value for key, value in os.environ.items() if key not in ("API_KEY", "CONFIG_PATH")}
+    kept_out = ("API_KEY", "API_KEYS", "ADMIN_API_KEY", "METRICS_TOKEN", "CONFIG_PATH")
+    environ = {key: value for key, value in os.environ.items() if key not in kept_out}
     environ |= {"PYTHONUNBUFFERED": "1", **({"API_KEY": api_key} if api_key else {}), **(env or {})}
     command = [sys.executable, *program, *arguments]
     with (folder / "router.log").open("wb") as log:
