@@ -81,6 +81,15 @@ class Appetite:
                 self._fleet.let_go(other, f"makes room for {model.spec.name}", now)
         return True
 
+    def starved(self, replica: Replica, exhausted: Exhaustion) -> None:
+        """A replica that served was killed for the RAM it wanted: it would have taken more than was seen.
+
+        A GPU is left alone: what is asked of it beyond the load shows in an error of the request, not in an end.
+        """
+        model = self._model(replica)
+        if exhausted.kind is DeviceKind.HOST and model.lower_need is None:
+            model.need = raised_need(model.need, exhausted, self._ledger.peak(replica.id), self._ledger.capacity())
+
     def _may_go(self, replica: Replica) -> bool:
         """Whether it idles, and is neither pinned nor kept."""
         model = self._model(replica)

@@ -155,12 +155,20 @@ def _grow_by_line(state: State, model: Model, room: Room, result: Plan, now: flo
     found = room.fit_now(model)
     if not isinstance(found, Placement) or not found.whole:
         return  # whatever changes the memory has it looked at again
+    if _are_free_of_loads(state, result, found, now):
+        _reserve(model, found, room, result)
+
+
+def _are_free_of_loads(state: State, result: Plan, found: Placement, now: float) -> bool:
+    """Whether nothing loads on the GPUs of a placement, or is about to."""
     locked = locks(state)
     until = max((locked.get(gpu, now) for gpu in found.gpus), default=now)
     if until > now:
         result.wake_by(until)
-    else:
-        _reserve(model, found, room, result)
+        return False
+    reserved = [one.placement for one in state.replicas.values() if one.state is ReplicaState.RESERVED]
+    reserved += [placement for _, placement in result.reservations]
+    return not any(set(found.gpus) & set(placement.gpus) for placement in reserved)
 
 
 def _reserve(model: Model, found: Placement, room: Room, result: Plan) -> None:

@@ -22,6 +22,7 @@ from router.core.liveness import Patience, troubles
 from router.core.outbox import Outbox
 from router.core.plan import plan
 from router.core.records import Model, Replica, State, Want
+from router.core.recycling import outsized
 from router.core.roster import Roster
 from router.core.setbacks import Setbacks
 from router.core.types import (
@@ -37,6 +38,7 @@ from router.core.types import (
     ModelSpec,
     ModelView,
     Policy,
+    Recycled,
     RejectCode,
     ReplicaId,
     Ticket,
@@ -121,6 +123,8 @@ class Scheduler:
             self._grants.serve(model, now)
         elif not model.is_at_work:
             model.experience.returns.ran_dry(now)
+            if model.spec.max_rss is not None:
+                self._recycle(replica, now)
         if replica.state is _DRAINING and not replica.leases:
             self._fleet.stop(replica, now, force=False)
         elif model.rests(replica) or self._next_claim <= now:
@@ -208,6 +212,8 @@ class Scheduler:
         if not self._closing:
             self._setbacks.exited(replica, before, reason, now, timed_out=timed_out, exhausted=exhausted)
         self._appetite.ended(replica)
+        if exhausted is not None and before in (ReplicaState.READY, ReplicaState.DRAINING):
+            self._appetite.starved(replica, exhausted)
         self._out.touch(self._models[replica.model])
         self._wake(now)
         return self._out.flush()
@@ -239,6 +245,7 @@ class Scheduler:
         for replica_id, held in usage.items():
             if replica_id in self._replicas:
                 self._appetite.observed(self._replicas[replica_id], held, peaks.get(replica_id, _NOTHING))
+                self._recycle(self._replicas[replica_id], now)
         self._replan(now)
         return self._out.flush()
 
@@ -404,6 +411,17 @@ class Scheduler:
         model = self._models[replica.model]
         model.yielded = -math.inf
         self._grants.serve(model, now)
+
+    def _recycle(self, replica: Replica, now: float) -> None:
+        """Start an idle replica anew if it holds more RAM than it may."""
+        held = outsized(self._state, replica, now)
+        if held is None:
+            return
+        self._out.add(Recycled(replica.model, held))
+        self._fleet.let_go(replica, "is started anew, as it held more RAM than max_rss_mb", now)
+        model = self._models[replica.model]
+        if not model.staying:  # others of it are enough until they are not
+            model.want = max(model.want, Want.RESTART)
 
     # -- time --------------------------------------------------------------------------------------------------------
 

@@ -169,6 +169,7 @@ class ModelSpec:
         evict_cost: how much dearer than its measured load its eviction is to be taken; 1 = just as dear.
         exclusive_with: models that must not be in memory together with it; it is enough if one of two names the other.
         load_seconds: what its loads took in earlier runs, as far as that was seen.
+        max_rss: bytes of RAM; an idle replica that holds more is started anew. None = no bound.
         min_replicas: kept in memory as long as there is room, whether anybody asks or not.
         max_replicas: there are never more, however many wait.
     """
@@ -181,6 +182,7 @@ class ModelSpec:
     evict_cost: float = 1.0
     exclusive_with: frozenset[str] = frozenset()
     load_seconds: float | None = None
+    max_rss: int | None = None
     min_replicas: int = 0
     max_replicas: int = 1
 
@@ -298,7 +300,15 @@ class Evicted:
     replica: ReplicaId
 
 
-Command = Start | Stop | Grant | Reject | WakeAt | Changed | Evicted
+@dataclass(frozen=True, slots=True)
+class Recycled:
+    """This model's idle replica is started anew, as it holds so many bytes of RAM."""
+
+    model: str
+    held: int
+
+
+Command = Start | Stop | Grant | Reject | WakeAt | Changed | Evicted | Recycled
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -418,7 +428,8 @@ class Policy:
         min_residency: seconds a replica that has work is left alone after it became ready; None = twice what its model
             takes to load, within 1 to 30.
         restart_grace: a child that dies after this many seconds of READY restarts at once, uncounted.
-        failure_limit, failure_window: so many failures within so many seconds make a model FAILED.
+        failure_limit: so many failures, none of them forgotten, make a model FAILED.
+        healthy_time: after so many seconds of READY in all since the last failure, failures are forgotten.
         backoff_base, backoff_cap: first and longest pause after a failure; doubles in between.
         load_lock: seconds after which a load that has not allocated its memory no longer keeps others off its GPUs, if
             it is not known how long it takes; twice as long as it takes otherwise.
@@ -432,7 +443,7 @@ class Policy:
     min_residency: float | None = None
     restart_grace: float = 10.0
     failure_limit: int = 5
-    failure_window: float = 600.0
+    healthy_time: float = 600.0
     backoff_base: float = 1.0
     backoff_cap: float = 300.0
     load_lock: float = 30.0

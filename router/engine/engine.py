@@ -27,6 +27,7 @@ from router.core.types import (
     ModelView,
     Policy,
     Priority,
+    Recycled,
     Reject,
     ReplicaId,
     Start,
@@ -343,6 +344,10 @@ class Engine:
                 _log.info("%s makes room for %s", model, for_model)
                 self._observer.evicted(model, for_model)
                 self._ahead.begin(for_model)
+            case Recycled(model, held):
+                _log.warning("%s is idle and holds %d MiB of RAM, more than max_rss_mb: it is started anew", model,
+                             held // 1024**2)  # fmt: skip
+                self._observer.recycled(model, held)
 
     def _on_grant(self, command: Grant) -> None:
         ticket = self._waiting.ticket(command.ticket)
@@ -448,7 +453,7 @@ class Engine:
                 supervisor.replica,
                 ended.reason,
                 now,
-                timed_out=ended.timed_out,
+                timed_out=ended.passing,
                 exhausted=ended.exhausted,
                 peak=supervisor.peak,
             )

@@ -18,6 +18,7 @@ class Limits:
         load_timeout: longest load; then the child is killed.
         health_interval: between two liveness checks of a ready replica.
         health_failures: liveness checks in a row that must fail before a replica is given up.
+        process_interval: between two looks at whether a child's process runs.
         stop_grace: between TERM and KILL.
         keep_timeout: longest that a child may take to save or restore one conversation.
         reclaim_timeout: longest wait for a dead replica's memory to be seen free.
@@ -30,6 +31,7 @@ class Limits:
     load_timeout: float = 600.0
     health_interval: float = 30.0
     health_failures: int = 3
+    process_interval: float = 2.0
     stop_grace: float = 5.0
     keep_timeout: float = 30.0
     reclaim_timeout: float = 5.0
