@@ -243,13 +243,16 @@ class Engine:
             raise QueueTimeout(message, retry_after=self.view(model).expected_wait) from None
 
     async def eject(self, model: str, *, force: bool) -> None:
-        """Unload a model and wait until it is out of memory; leases run to their end first, unless `force`."""
+        """Unload a model and wait until it is out of memory; leases run to their end first, unless `force`.
+
+        Returns as well when somebody has it loaded again before they have ended.
+        """
         replicas = {one.id for one in self.view(model).replicas}
         for supervisor in (self._supervisors[replica] for replica in replicas & self._supervisors.keys()):
             if force:
                 supervisor.abort_leases(ModelEjected(f"Model '{model}' was ejected by an operator."))
         self._apply(self._scheduler.eject(model, self.clock(), force=force))
-        while any(one.id in replicas for one in self.view(model).replicas):
+        while any(one.id in replicas and one.status is not Status.READY for one in self.view(model).replicas):
             await self._news.wait()
 
     def reset(self, model: str) -> None:

@@ -158,6 +158,18 @@ async def test_eject_waits_for_what_runs(bench: Any) -> None:
         assert b.engine.view("a").status is Status.OFF
 
 
+async def test_an_eject_that_is_taken_back_ends(bench: Any) -> None:
+    async with bench() as b:
+        with await b.engine.lease("a", Priority.NORMAL) as lease:
+            ejecting = asyncio.create_task(b.engine.eject("a", force=False))
+            await b.until(lambda: b.engine.view("a").status is Status.DRAINING)
+            b.engine.load("a")
+            async with asyncio.timeout(5):
+                await ejecting
+            assert b.engine.view("a").status is Status.READY
+            lease.finish()
+
+
 async def test_a_forced_eject_tells_what_it_cut(bench: Any) -> None:
     async with bench() as b:
 
