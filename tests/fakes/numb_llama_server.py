@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.fakes import fake_llama_server as fake
+from tests.fakes.llama_words import Slot
 
 MODE, _, AMOUNT = os.environ.get("NUMB", "").partition(":")
 LEAKED: list[bytes] = []
@@ -32,7 +33,7 @@ class NumbServer(fake.FakeServer):
         async for word in super()._tokens(*asked):
             yield word
 
-    def _slot(self, slot: fake.Slot) -> dict[str, Any]:
+    def _slot(self, slot: Slot) -> dict[str, Any]:
         kept = MODE == "keep" and slot.task >= 0
         return super()._slot(slot) | ({"is_processing": True} if kept else {})
 
