@@ -50,7 +50,7 @@ class Entry:
         fingerprint: see `Foresight`.
         parts: the need by place and kind, where the files' headers could be read.
         unreadable: why they could not.
-        whole, contexts: see `Foresight`.
+        whole, contexts, checkpoints: see `Foresight`.
         stamps, folder: see `Origin`.
         machine: for which it was foreseen.
     """
@@ -67,6 +67,7 @@ class Entry:
     unreadable: str = ""
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
+    checkpoints: int | None = None
     stamps: tuple[tuple[int, int], ...] = ()
     folder: Path = Path()
     machine: Machine | None = None
@@ -111,6 +112,7 @@ class Entry:
             has_conversations=not self.config.writes_no_text,
             whole=self.whole,
             contexts=self.contexts,
+            checkpoints=self.checkpoints,
         )
 
 
@@ -165,6 +167,7 @@ def _entry(settings: Settings, name: str, machine: Machine, known: Entry | None)
         seen.reason,
         seen.whole,
         seen.contexts,
+        seen.checkpoints,
         origin.stamps,
         origin.folder,
         machine,

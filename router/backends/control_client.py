@@ -211,6 +211,7 @@ def _slot_reading(slot: Any) -> SlotReading:
         task=int(slot.get("id_task", -1)),
         progress=int(slot.get("n_prompt_tokens_processed", 0)) + decoded,
         tokens=int(slot.get("n_prompt_tokens", 0)),
+        context=int(slot.get("n_ctx", 0)),
         reading=busy and not decoded,
     )
 

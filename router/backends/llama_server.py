@@ -50,6 +50,7 @@ class LlamaServerSpec:
         has_conversations: it writes text, so that what its slots remember is of use later.
         whole: flags for a load that fits whole, which switch llama.cpp's own fit off; empty where it stays on.
         contexts: tokens over all slots, at least and at most, where the flags leave them open.
+        checkpoints: of the context, for each slot; None leaves llama-server's own number.
     """
 
     model_path: Path
@@ -60,6 +61,7 @@ class LlamaServerSpec:
     has_conversations: bool = True
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
+    checkpoints: int | None = None
 
     @property
     def all_files(self) -> tuple[Path, ...]:
@@ -426,5 +428,6 @@ class LlamaServerLauncher:
             shares=placement.shares,
             # A command line flag of ours would override what the model's own environment says.
             cache_ram_mb=None if "LLAMA_ARG_CACHE_RAM" in spec.env else self._cache_ram_mb,
+            checkpoints=spec.checkpoints,
             slot_save_path=slot_save_path,
         )

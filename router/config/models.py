@@ -102,7 +102,7 @@ def _check_network(value: str) -> str:
 
 def _check_devices(value: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(value)) != len(value):
-        raise refuse("expected each device once")
+        raise refuse(f"expected each device once, got {list(value)}")
     return value
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from router.core.fleet import Fleet
 from router.core.growth import extras
-from router.core.learning import FORESEEN, observed_need, outgrown, projected_need, raised_need
+from router.core.learning import FORESEEN, RAISED, observed_need, outgrown, projected_need, raised_need
 from router.core.lifecycle import ReplicaState
 from router.core.outbox import Outbox
 from router.core.records import Model, Replica, State
@@ -61,6 +61,13 @@ class Appetite:
         if model.need.source not in FORESEEN or replica.has_worked:
             self._learn(model, replica)
 
+    def ran_out(self, replica: Replica, exhausted: Exhaustion) -> None:
+        """It ran out of memory at work: its next replica is given more room, until that one has shown what it takes."""
+        model = self._model(replica)
+        if model.need.source != RAISED:  # once: it may be something else that fills the memory
+            seen, most = self._ledger.peak(replica.id), self._ledger.capacity()
+            model.need = raised_need(model.need, exhausted, seen, most)
+
     def raise_after(self, replica: Replica, exhausted: Exhaustion, reason: str, now: float) -> bool:
         """A load has run out of memory: raise its model's need and make idle others go.
 
@@ -80,15 +87,6 @@ class Appetite:
                 model.promised = True
                 self._fleet.let_go(other, f"makes room for {model.spec.name}", now)
         return True
-
-    def starved(self, replica: Replica, exhausted: Exhaustion) -> None:
-        """A replica that served was killed for the RAM it wanted: it would have taken more than was seen.
-
-        A GPU is left alone: what is asked of it beyond the load shows in an error of the request, not in an end.
-        """
-        model = self._model(replica)
-        if exhausted.kind is DeviceKind.HOST and model.lower_need is None:
-            model.need = raised_need(model.need, exhausted, self._ledger.peak(replica.id), self._ledger.capacity())
 
     def _may_go(self, replica: Replica) -> bool:
         """Whether it idles, and is neither pinned nor kept."""

@@ -24,7 +24,7 @@ class Fleet:
         self._state.replicas[replica.id] = replica
         self._state.ledger.book(replica.id, placement)
         model.replicas.append(replica)
-        model.reason, model.promised, model.ejected = "", False, False
+        model.reason, model.promised, model.ejected, model.misfit = "", False, False, False
         self._out.touch(model)
 
     def start_reserved(self, now: float) -> None:

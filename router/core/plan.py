@@ -182,6 +182,8 @@ def _make_room(state: State, model: Model, room: Room, result: Plan, now: float)
     victims = choose_victims(candidates, lambda taken: room.fit_later(model, taken) is not None)
     if victims is None and (model.urgency() > now or room.is_barred(model, candidates)):
         return
+    if victims is None and room.fit_in_the_end(model, _movable(state)) is None:
+        return  # the memory that it lacks is not ours to give: whoever went would go for nothing
     # One whose deadline has passed takes what it can get now and keeps it from those behind: else each piece that
     # comes free would go to a smaller model, and a large one would never find all of its pieces free at once.
     for victim in candidates if victims is None else victims:
@@ -191,6 +193,12 @@ def _make_room(state: State, model: Model, room: Room, result: Plan, now: float)
     later = room.fit_later(model) or room.fit_in_the_end(model, staying)
     if later is not None:
         room.take(model, later)
+
+
+def _movable(state: State) -> list[Replica]:
+    """What could leave at all, now or later: of a pinned model what is extra."""
+    staying = (replica for replica in state.replicas.values() if replica.state not in LEAVING)
+    return [r for r in staying if not state.models[r.model].spec.pinned or r in extras(state.models[r.model])]
 
 
 def _ids(victims: Iterable[tuple[Replica, str]]) -> set[int]:

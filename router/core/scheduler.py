@@ -13,7 +13,7 @@ from typing import Any
 from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
 from router.core.appetite import Appetite
 from router.core.fleet import Fleet
-from router.core.forecast import expected_wait, obstacle
+from router.core.forecast import expected_wait, obstacle, shortage
 from router.core.grants import Grants
 from router.core.growth import LOOK_SEC, may_grow, next_idle
 from router.core.ledger import Ledger
@@ -213,7 +213,7 @@ class Scheduler:
             self._setbacks.exited(replica, before, reason, now, timed_out=timed_out, exhausted=exhausted)
         self._appetite.ended(replica)
         if exhausted is not None and before in (ReplicaState.READY, ReplicaState.DRAINING):
-            self._appetite.starved(replica, exhausted)
+            self._appetite.ran_out(replica, exhausted)
         self._out.touch(self._models[replica.model])
         self._wake(now)
         return self._out.flush()
@@ -289,6 +289,7 @@ class Scheduler:
         model.setbacks.clear()
         model.grows_at = -math.inf
         model.lower()
+        model.misfit = False
         if model.health is not Health.AVAILABLE:
             self._recover(model)
         return self._conclude(now)
@@ -345,7 +346,7 @@ class Scheduler:
         model = self._models[found.model]
         before = model.queue.before(ticket)
         wait = expected_wait(self._state, model, model.queue.width_of(before), now)
-        return LinePlace(len(before), wait, obstacle(self._state, model))
+        return LinePlace(len(before), wait, obstacle(self._state, model), shortage(self._state, model))
 
     def troubles(
         self, patience: Patience, held: Mapping[ReplicaId, Collection[LeaseId]], now: float
@@ -373,7 +374,7 @@ class Scheduler:
             self._revive(replica, now)
         for model, message in decided.impossible:
             model.lower()
-            model.want, model.reason = Want.NO, f"cannot fit: {message}"
+            model.want, model.reason, model.misfit = Want.NO, f"cannot fit: {message}", True
             self._grants.turn_away(model, RejectCode.TOO_LARGE, f"Model '{model.spec.name}' {model.reason}")
             self._out.touch(model)
         for model in decided.dropped:

@@ -81,12 +81,17 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class DeviceReading:
-    """What a device shows at one moment; `used + free` may be less than `total` (reserved by the driver)."""
+    """What a device shows at one moment; `used + free` may be less than `total` (reserved by the driver).
+
+    Attributes:
+        fault: why it could not be read now, so that the figures are old; empty when all is well.
+    """
 
     id: DeviceId
     total: int
     used: int
     free: int
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +356,8 @@ class ModelView:
         booked, seen: bytes per device; `estimate` is what would be booked for the next load.
         retry_at: when a model that failed will be tried again.
         cut: what llama.cpp has left out of the model in memory to make it fit, in words.
+        shortage: the memory that it waits for, in words; empty when it waits for nothing, or for something else.
+        misfit: it was wanted and cannot fit; `reason` has the arithmetic. The next request tries again.
         replicas: those that hold memory, the oldest first.
     """
 
@@ -376,6 +383,8 @@ class ModelView:
     load_seconds: float | None = None
     service_seconds: float | None = None
     cut: str = ""
+    shortage: str = ""
+    misfit: bool = False
     replicas: tuple[ReplicaView, ...] = ()
 
     @property
@@ -389,11 +398,16 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True)
 class LinePlace:
-    """Where a waiter stands: how many before it, for how many more seconds, probably, and why its line waits."""
+    """Where a waiter stands: how many before it, for how many more seconds, probably, and why its line waits.
+
+    Attributes:
+        shortage: the memory that is missing, in words, where that is why.
+    """
 
     ahead: int
     expected_wait: float
     obstacle: Obstacle | None = None
+    shortage: str = ""
 
     @property
     def position(self) -> int:
@@ -412,6 +426,7 @@ class DeviceView:
     booked: int
     seen: int
     available: int  # bytes a new model could book now
+    fault: str = ""  # why it cannot be read now, and gets no new model
 
     @property
     def others(self) -> int:

@@ -221,11 +221,11 @@ class Engine:
         if not self.accepting:
             raise ShuttingDown(SHUTTING_DOWN, retry_after=5)
         view = self.view(model)
-        if view.status is Status.FAILED and view.retry_at is None:
+        if view.status is Status.FAILED and view.retry_at is None and not view.misfit:
             raise ModelFailed(f"Model '{model}' has failed and waits for a reset: {view.reason}")
         self._apply(self._scheduler.load(model, self.clock(), evict=evict))
         view = self.view(model)
-        if evict and view.status is Status.OFF and view.reason:  # the planner has found that it can never fit
+        if evict and view.misfit:
             raise ModelTooLarge(f"Model '{model}' {view.reason}")
 
     async def wait_ready(self, model: str, *, timeout: float) -> None:
@@ -234,7 +234,7 @@ class Engine:
             async with asyncio.timeout(timeout):
                 while (view := self.view(model)).status is not Status.READY:
                     if view.status is Status.FAILED:
-                        raise ModelFailed(f"Model '{model}' {view.reason}")
+                        raise (ModelTooLarge if view.misfit else ModelFailed)(f"Model '{model}' {view.reason}")
                     if view.status is Status.OFF:
                         raise ModelEjected(f"Model '{model}' {view.reason or 'was unloaded meanwhile'}.")
                     await self._news.wait()

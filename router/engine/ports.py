@@ -25,6 +25,8 @@ from router.wire.pool import Pool
 # Until the process runs; until it has read its model and serves; until its conversations are back and it is granted.
 LoadPhase = Literal["spawn", "read", "ready"]
 LOAD_PHASES: tuple[LoadPhase, ...] = ("spawn", "read", "ready")
+# The longest that a child may take to save one conversation, or to restore one, in seconds.
+KEEP_TIMEOUT_SEC = 30.0
 ConversationEvent = Literal["saved", "restored"]
 CONVERSATION_EVENTS: tuple[ConversationEvent, ...] = ("saved", "restored")
 
@@ -53,6 +55,7 @@ class SlotReading:
         progress: grows while it works (prompt tokens processed + tokens decoded).
         tokens: what it remembers.
         reading: it has not decoded a token of its answer yet.
+        context: tokens that it has room for; 0 = not told.
     """
 
     id: int
@@ -61,6 +64,7 @@ class SlotReading:
     progress: int
     tokens: int = 0
     reading: bool = False
+    context: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ _RECLAIM_INTERVAL = 0.1
 _PROGRESS_INTERVAL = 0.05
 # Of what a replica was seen to hold on a GPU, the part that must be free again before it counts as given back.
 _RECLAIMED_SHARE = 0.9
+# An estimate that is further off than this factor is found out by running out of memory.
+_MOST_MISJUDGED = 2
 
 T = TypeVar("T")
 
@@ -257,7 +259,10 @@ class Supervisor:
         """Where the monitor cannot tell what the child holds on a GPU, take the change of the device."""
         shown = await self._monitor.usage(child.pid)
         after = await self._gpu_used()
-        self._measured = {gpu: max(0, used - before.get(gpu, used)) for gpu, used in after.items() if gpu not in shown}
+        # Others may have taken memory meanwhile, and what is learned stays: not all of it is put down to this child.
+        most = {gpu: _MOST_MISJUDGED * self.placement.bytes[gpu] for gpu in self.placement.gpus}
+        grown = {gpu: used - before.get(gpu, used) for gpu, used in after.items() if gpu not in shown}
+        self._measured = {gpu: max(0, min(amount, most[gpu])) for gpu, amount in grown.items()}
 
     async def _reclaim(self) -> None:
         """Wait until the GPUs show the dead child's memory as free, or until the deadline.

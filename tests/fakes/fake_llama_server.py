@@ -26,7 +26,8 @@ Misbehaviour comes from flags (they may stand among a model's `flags`) or from t
     --prompt-ms MS           tell of so long prompts       --slot-bytes N          bytes of a saved slot, a token each
     --slot-trouble DIR       a file in there is named after what goes wrong with saved slots. refuse: there are none;
                              hang: no answer; crash: at a restore; short: less is written than told; forget: nothing
-                             is restored; vain: nothing is found in what was restored
+                             is restored; vain: nothing is found in what was restored; shorten: contexts of half
+                             the length
 
 All of them can be switched while it runs, through the control port that `--control PATH` names (`llama_control`).
 `GET /fake/process` tells pid, argv, environment, working directory, stdin and process group; `GET /fake/requests` tells
@@ -294,7 +295,8 @@ class FakeServer:
         slot.memory, slot.prompt = prompt, len(prompt)
 
     def _slot(self, slot: Slot) -> dict[str, Any]:
-        answer: dict[str, Any] = {"id": slot.id, "n_ctx": self.options.ctx_size, "is_processing": slot.busy}
+        context = self.options.ctx_size // (2 if self._slot_trouble() == "shorten" else 1)
+        answer: dict[str, Any] = {"id": slot.id, "n_ctx": context, "is_processing": slot.busy}
         if slot.task >= 0:
             answer |= {"id_task": slot.task, "n_prompt_tokens": slot.prompt,
                        "n_prompt_tokens_processed": round(slot.prompt * slot.read),

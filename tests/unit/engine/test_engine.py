@@ -332,9 +332,12 @@ async def test_loading_a_failed_model_asks_for_a_reset(bench: Any) -> None:
 
 async def test_loading_what_can_never_fit_is_refused_with_the_arithmetic(bench: Any) -> None:
     async with bench(sizes={"a": 64}) as b:
-        with pytest.raises(ModelTooLarge, match=r"65,?536"):
-            b.engine.load("a")
-        assert b.engine.view("a").status is Status.OFF
+        for _ in range(2):
+            with pytest.raises(ModelTooLarge, match=r"65,?536"):
+                b.engine.load("a")
+        assert b.engine.view("a").status is Status.FAILED
+        with pytest.raises(ModelTooLarge):
+            await b.engine.wait_ready("a", timeout=5)
 
 
 async def test_the_last_words_of_a_child_that_failed_are_kept(bench: Any) -> None:
