@@ -67,6 +67,8 @@ from tests.fakes.llama_words import (
     LOADING,
     NO_KEY,
     UNKNOWN,
+    VERSION,
+    WHEN_NONE_IS_ASKED,
     Slot,
     chat_chunks,
     embeddings_of,
@@ -79,9 +81,6 @@ from tests.fakes.llama_words import (
     usage_of,
     whole_answer,
 )
-
-VERSION = "version: 11434 (fake000)\nbuilt with nothing for tests\n"
-WHEN_NONE_IS_ASKED = 8
 
 
 def option_parser() -> argparse.ArgumentParser:

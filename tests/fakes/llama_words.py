@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+VERSION = "version: 11434 (fake000)\nbuilt with nothing for tests\n"
+WHEN_NONE_IS_ASKED = 8  # tokens
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
 NO_KEY = {"error": {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}}
 UNKNOWN = {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}
