@@ -67,9 +67,13 @@ from tests.fakes.llama_words import (
     LOADING,
     NO_KEY,
     UNKNOWN,
+    VERSION,
+    WHEN_NONE_IS_ASKED,
     Slot,
     chat_chunks,
+    embeddings_of,
     last_text,
+    metrics_page,
     prefill,
     prompt_of,
     shared,
@@ -77,9 +81,6 @@ from tests.fakes.llama_words import (
     usage_of,
     whole_answer,
 )
-
-VERSION = "version: 11434 (fake000)\nbuilt with nothing for tests\n"
-WHEN_NONE_IS_ASKED = 8
 
 
 def option_parser() -> argparse.ArgumentParser:
@@ -236,13 +237,7 @@ class FakeServer:
 
     async def _post(self, path: str, request: Request, writer: asyncio.StreamWriter) -> bool:
         if path in {"/v1/embeddings", "/embeddings", "/embedding"}:
-            texts = request.json.get("input", "")
-            texts = texts if isinstance(texts, list) else [texts]
-            data = [{"object": "embedding", "index": n, "embedding": [0.6, 0.8]} for n in range(len(texts))]
-            usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
-            return await send_json(
-                writer, 200, {"object": "list", "model": self.options.alias, "data": data, "usage": usage}
-            )
+            return await send_json(writer, 200, embeddings_of(self.options.alias, request.json.get("input", "")))
         if path == "/completion":
             slot = self.slots[request.json["id_slot"]]
             self.aside.append(slot.memory)
@@ -304,17 +299,13 @@ class FakeServer:
         return answer
 
     def _metrics(self) -> str:
-        busy = sum(slot.busy for slot in self.slots)
-        return (
-            f"llamacpp:prompt_tokens_total {self.tokens_read}\n"
-            f"llamacpp:prompt_tokens_cached_total {self.tokens_cached}\n"
-            f"llamacpp:prompt_seconds_total {self.tokens_read * self.options.prompt_ms / 1000}\n"
-            "# TYPE llamacpp:tokens_predicted_total counter\n"
-            f"llamacpp:tokens_predicted_total {self.tokens_predicted}\n"
-            "# TYPE llamacpp:requests_processing gauge\n"
-            f"llamacpp:requests_processing {busy}\n"
-            "# TYPE llamacpp:requests_deferred gauge\n"
-            f"llamacpp:requests_deferred {self.waiting}\n"
+        return metrics_page(
+            read=self.tokens_read,
+            cached=self.tokens_cached,
+            seconds=self.tokens_read * self.options.prompt_ms / 1000,
+            predicted=self.tokens_predicted,
+            busy=sum(slot.busy for slot in self.slots),
+            waiting=self.waiting,
         )
 
     @contextlib.asynccontextmanager
