@@ -196,9 +196,12 @@ class FakeServer:
             return await send_json(writer, 401, NO_KEY)
         if request.method == "GET":
             return await self._get(path, writer)
-        if path in {"/v1/chat/completions", "/v1/completions"}:
-            return await self._generate(request, writer, chat="chat" in path)
-        return await self._post(path, request, writer)
+        try:
+            if path in {"/v1/chat/completions", "/v1/completions"}:
+                return await self._generate(request, writer, chat="chat" in path)
+            return await self._post(path, request, writer)
+        except (TypeError, ValueError, AttributeError, LookupError) as error:  # a body that makes no sense
+            return await send_json(writer, 400, {"error": {"code": 400, "message": str(error)}})
 
     def _may_enter(self, request: Request) -> bool:
         if not self.key or self.options.ignore_key:
@@ -303,17 +306,17 @@ class FakeServer:
 
     @contextlib.asynccontextmanager
     async def _slot_for(self, request: Request) -> AsyncIterator[Slot]:
+        prompt, said = prompt_of(request.json), last_text(request.json)
         self.waiting += 1
         try:
             await self.free.acquire()
         finally:
             self.waiting -= 1
-        prompt = prompt_of(request.json)
         idle = [slot for slot in self.slots if not slot.busy]
         slot = max(idle, key=lambda slot: (shared(slot.memory, prompt), -slot.task))
         slot.busy, slot.decoded, slot.task = True, 0, len(self.started)
         self._read(slot, prompt)
-        self.started.append({"task": slot.task, "slot": slot.id, "text": last_text(request.json)})
+        self.started.append({"task": slot.task, "slot": slot.id, "text": said})
         try:
             yield slot
         finally:
@@ -359,7 +362,7 @@ class FakeServer:
         options = self.options
         limit = asked.get("max_completion_tokens") or asked.get("max_tokens") or options.tokens or WHEN_NONE_IS_ASKED
         await asyncio.sleep(options.prefill_delay)
-        for number in range(limit):
+        for number in range(min(limit, options.ctx_size)):
             if number == options.crash_after_tokens:
                 os.kill(os.getpid(), signal.SIGKILL)
             if number == options.stall_after_tokens:

@@ -1,0 +1,95 @@
+"""The router's own OpenAPI page, taken at its word: what it documents is asked for, and what it answers is compared."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import hypothesis
+import requests
+import schemathesis
+from schemathesis.core.failures import FailureGroup
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.fuzz.budget import Budget
+from tests.fuzz.exchanges import Target, error_in, ours
+from tests.fuzz.outcome import Finding, Kind, Outcome
+
+WORK = "openapi"
+_CHECKS = [
+    status_code_conformance, content_type_conformance, response_schema_conformance, response_headers_conformance,
+]  # fmt: skip
+_DEADLINE = 30.0
+_EACH = 6  # requests to an operation before it is the next one's turn
+
+
+async def fuzz(target: Target, seed: int, budget: Budget) -> Outcome:
+    """Ask for each documented operation in turn, in ways that are right and in ways that are wrong."""
+    return await asyncio.to_thread(_fuzz, target, seed, budget)
+
+
+def _fuzz(target: Target, seed: int, budget: Budget) -> Outcome:
+    outcome = Outcome()
+    url = f"http://127.0.0.1:{target.port}"
+    headers = {"authorization": f"Bearer {target.api_key}"} if target.api_key else {}
+    document = httpx.get(f"{url}/openapi.json", headers=headers, timeout=_DEADLINE).json()
+    operations = list(_operations(document))
+    with requests.Session() as session:
+        session.headers.update(headers)
+        for number in budget:
+            operation = operations[number % len(operations)]
+            _ask(operation, url, session, f"{seed}/{number}", outcome)
+    return outcome
+
+
+def _operations(document: dict[str, Any]) -> Iterator[Any]:
+    """All but the endless streams, which have no answer to wait for."""
+    for path, methods in document["paths"].items():
+        for method, operation in list(methods.items()):
+            if list(operation["responses"].get("200", {}).get("content", ())) == ["text/event-stream"]:
+                del methods[method]
+        assert path.startswith("/")
+    for result in schemathesis.openapi.from_dict(document).get_all_operations():
+        yield result.ok()
+
+
+def _ask(operation: Any, url: str, session: requests.Session, seed: str, outcome: Outcome) -> None:
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=_EACH, database=None, deadline=None, phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )  # fmt: skip
+    @hypothesis.given(case=operation.as_strategy())
+    def ask(case: Any) -> None:
+        outcome.tries[WORK] += 1
+        outcome.findings += _findings(case, url, session, outcome)
+
+    ask()
+
+
+def _findings(case: Any, url: str, session: requests.Session, outcome: Outcome) -> Iterator[Finding]:
+    try:
+        response = case.call(base_url=url, session=session, timeout=_DEADLINE)
+    except requests.Timeout:
+        yield Finding(Kind.HANG, WORK, "no answer", case.as_curl_command())
+        return
+    except requests.ConnectionError as error:
+        yield Finding(Kind.CRASH, WORK, f"no answer: {error}", case.as_curl_command())
+        return
+    if response.status_code >= 500 and (told := error_in(response.content)) is not None:
+        if ours(told[0]):
+            yield Finding(Kind.FAULT, WORK, f"{response.status_code} {': '.join(told)}", case.as_curl_command())
+        else:
+            outcome.child_errors[told[1][:60]] += 1
+    try:
+        case.validate_response(response, checks=_CHECKS)
+    except FailureGroup as group:
+        told_of = "; ".join(f"{failure.title}: {failure.message}" for failure in group.exceptions)
+        yield Finding(Kind.BREACH, WORK, told_of, case.as_curl_command())
