@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import hypothesis
 import requests
 import schemathesis
+from hypothesis.errors import Unsatisfiable
 from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -26,6 +28,7 @@ WORK = "openapi"
 _CHECKS = [
     status_code_conformance, content_type_conformance, response_schema_conformance, response_headers_conformance,
 ]  # fmt: skip
+_MODES = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
 _DEADLINE = 30.0
 _EACH = 6  # requests to an operation before it is the next one's turn
 
@@ -44,8 +47,10 @@ def _fuzz(target: Target, seed: int, budget: Budget) -> Outcome:
     with requests.Session() as session:
         session.headers.update(headers)
         for number in budget:
-            operation = operations[number % len(operations)]
-            _ask(operation, url, session, f"{seed}/{number}", outcome)
+            turn, which = divmod(number, len(operations))
+            mode = _MODES[turn % len(_MODES)]
+            strategy = operations[which].as_strategy(generation_mode=mode)
+            _ask(strategy, url, session, f"{seed}/{number}", outcome)
     return outcome
 
 
@@ -60,18 +65,19 @@ def _operations(document: dict[str, Any]) -> Iterator[Any]:
         yield result.ok()
 
 
-def _ask(operation: Any, url: str, session: requests.Session, seed: str, outcome: Outcome) -> None:
+def _ask(strategy: Any, url: str, session: requests.Session, seed: str, outcome: Outcome) -> None:
     @hypothesis.seed(seed)
     @hypothesis.settings(
         max_examples=_EACH, database=None, deadline=None, phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
-    @hypothesis.given(case=operation.as_strategy())
+    @hypothesis.given(case=strategy)
     def ask(case: Any) -> None:
         outcome.tries[WORK] += 1
         outcome.findings += _findings(case, url, session, outcome)
 
-    ask()
+    with contextlib.suppress(Unsatisfiable):  # what takes nothing cannot be asked wrongly
+        ask()
 
 
 def _findings(case: Any, url: str, session: requests.Session, outcome: Outcome) -> Iterator[Finding]:
