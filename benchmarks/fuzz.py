@@ -45,7 +45,7 @@ def run(seconds: float, *, seed: int | None = None, llama: bool = True) -> Outco
     Args:
         llama: every other round before real llama.cpp.
     """
-    logging.getLogger("router").setLevel(logging.ERROR)  # each torn answer of the upstreams in this process is a warning
+    logging.getLogger("router").setLevel(logging.ERROR)  # the upstreams of this process break off often
     seed = secrets.randbits(32) if seed is None else seed
     outcome, began, number = Outcome(), monotonic(), 0
     while (left := began + seconds - monotonic()) > 0 or number == 0:

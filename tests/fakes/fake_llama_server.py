@@ -196,12 +196,7 @@ class FakeServer:
             return await send_json(writer, 401, NO_KEY)
         if request.method == "GET":
             return await self._get(path, writer)
-        try:
-            if path in {"/v1/chat/completions", "/v1/completions"}:
-                return await self._generate(request, writer, chat="chat" in path)
-            return await self._post(path, request, writer)
-        except (TypeError, ValueError, AttributeError, LookupError) as error:  # a body that makes no sense
-            return await send_json(writer, 400, {"error": {"code": 400, "message": str(error)}})
+        return await self._post(path, request, writer)
 
     def _may_enter(self, request: Request) -> bool:
         if not self.key or self.options.ignore_key:
@@ -224,8 +219,16 @@ class FakeServer:
         return await send_json(writer, 200, answers[path]) if path in answers else await send_json(writer, 404, UNKNOWN)
 
     async def _post(self, path: str, request: Request, writer: asyncio.StreamWriter) -> bool:
+        try:
+            if path in {"/v1/chat/completions", "/v1/completions"}:
+                return await self._generate(request, writer, chat="chat" in path)
+            return await self._compute(path, request, writer)
+        except (TypeError, ValueError, AttributeError, LookupError) as error:  # a body that makes no sense
+            return await send_json(writer, 400, {"error": {"code": 400, "message": str(error)}})
+
+    async def _compute(self, path: str, request: Request, writer: asyncio.StreamWriter) -> bool:
         if path in {"/v1/embeddings", "/embeddings", "/embedding"}:
-            texts = request.json.get("input", "")
+            texts = request.json.get("input", request.json.get("content", ""))
             texts = texts if isinstance(texts, list) else [texts]
             data = [{"object": "embedding", "index": n, "embedding": [0.6, 0.8]} for n in range(len(texts))]
             usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}

@@ -84,7 +84,8 @@ BODIES: Mapping[str, tuple[Mapping[str, Any], ...]] = {
         {"messages": _MESSAGES, "system": "Be brief.", "stream": False, "stop_sequences": ["x"], "temperature": 0.5,
          "top_k": 5, "metadata": {"user_id": "u"}, "thinking": {"type": "enabled", "budget_tokens": 10}},
         {"messages": [*_MESSAGES,
-                      {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "weather", "input": {}}]},
+                      {"role": "assistant",
+                       "content": [{"type": "tool_use", "id": "t", "name": "weather", "input": {}}]},
                       {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "sunny"}]}],
          "tools": [_ANTHROPIC_TOOL], "tool_choice": {"type": "auto"}, "stream": True},
     ),
@@ -140,4 +141,4 @@ def request(random: Random, *, chat: str, embed: str) -> tuple[str, bytes]:
     mutant = mutator.document(document)
     if not isinstance(mutant, dict):
         return path, mutator.body(mutant)
-    return path, mutator.text(named | mutant | BRIEF.get(path, {}))
+    return path, mutator.text({**named, **mutant, **BRIEF.get(path, {})})

@@ -19,8 +19,8 @@ from tests.fuzz.outcome import Finding, Kind, Outcome
 WORK = "config"
 _STUCK_MS = 2_000.0
 _EXAMPLE = Path(__file__).resolve().parents[2] / "config.example.json"
-_ENV_LINES = ("API_KEY=x", "ROUTER_PORT=8000", "METRICS_TOKEN='a b'", "# a comment", "export ROUTER_HOST=::1", "X=$Y", "=",
-              'A="', "\x00=\x00", "BASE_MODELS_PATH=.")  # fmt: skip
+_ENV_LINES = ("API_KEY=x", "ROUTER_PORT=8000", "METRICS_TOKEN='a b'", "# a comment", "export ROUTER_HOST=::1", "X=$Y",
+              "=", 'A="', "\x00=\x00", "BASE_MODELS_PATH=.")  # fmt: skip
 _LONGEST_MESSAGE = 200_000
 
 
@@ -60,13 +60,19 @@ def _document(random: Random) -> bytes:
 def _environment(random: Random) -> dict[str, str]:
     """As `os.environ` has it: bytes that are no UTF-8 are surrogates there, and there is no zero byte."""
     names = random.sample(VARIABLES, random.choice((0, 0, 1, 3)))
-    words = [str(word) for word in NONSENSE if "\x00" not in str(word)] + ["\udcff", "config.json", "/dev/null", "~", "a\nb"]
+    words = [str(word) for word in NONSENSE if "\x00" not in str(word)] + [
+        "\udcff",
+        "config.json",
+        "/dev/null",
+        "~",
+        "a\nb",
+    ]
     return {name: random.choice(words) for name in names}
 
 
 def _dotenv(random: Random) -> bytes:
     lines = "\n".join(random.sample(_ENV_LINES, random.choice((0, 0, 0, 2)))).encode()
-    return Mutator(random).bytes(lines) if lines and random.random() < 0.5 else lines
+    return Mutator(random).torn(lines) if lines and random.random() < 0.5 else lines
 
 
 def _fault(folder: Path, environ: dict[str, str]) -> str | None:

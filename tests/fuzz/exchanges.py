@@ -21,9 +21,12 @@ _WHOLE = 60.0  # for all of it
 _END = 10.0  # from the client's end to that of the connection
 # What the router says of itself when it is asked for a model that is not there to answer.
 _EXPECTED = frozenset(("model_not_loaded", "model_ejected"))
-_OURS = frozenset(
-    kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.RouterError)
-) - _EXPECTED
+_OURS = (
+    frozenset(
+        kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.RouterError)
+    )
+    - _EXPECTED
+)
 
 Draw = Callable[[Random], bytes]
 
@@ -38,7 +41,9 @@ class Target:
     def head(self, method: str, path: str, *lines: str) -> bytes:
         """The head of a request, without its empty line."""
         key = (f"authorization: Bearer {self.api_key}",) if self.api_key else ()
-        return "\r\n".join((f"{method} {path} HTTP/1.1", "host: localhost", *key, *lines, "")).encode("latin-1", "replace")
+        return "\r\n".join((f"{method} {path} HTTP/1.1", "host: localhost", *key, *lines, "")).encode(
+            "latin-1", "replace"
+        )
 
     def post(self, path: str, body: bytes) -> bytes:
         """A whole request; the connection ends with its answer."""
@@ -64,7 +69,9 @@ async def fuzz(work: str, draw: Draw, target: Target, seed: int, budget: Budget,
         for _ in range(AT_ONCE):
             group.create_task(say_some())
     if not await alive(target):
-        outcome.findings.append(Finding(Kind.CRASH, work, "the router does not answer /health any more", f"seed {seed}"))
+        outcome.findings.append(
+            Finding(Kind.CRASH, work, "the router does not answer /health any more", f"seed {seed}")
+        )
     return outcome
 
 
@@ -120,14 +127,13 @@ async def _exchange(target: Target, said: bytes, *, whole: bool) -> bytes:
 def judged(said: bytes, heard: bytes, outcome: Outcome) -> Iterator[tuple[Kind, str]]:
     """What is wrong with the answers on one connection."""
     try:
-        answers = messages(heard)
+        answers = [(int(one.first_line.split(" ")[1]), one) for one in messages(heard)]
     except (ValueError, IndexError) as error:
         # The reader takes neither answers to HEAD nor those of HTTP/1.0, which may end with the connection.
         if b"HEAD" not in said and b"HTTP/1.0" not in said:
             yield Kind.BREACH, f"the answer is not HTTP: {error}: {heard[:200]!r}"
         return
-    for answer in answers:
-        status = int(answer.first_line.split(" ")[1])
+    for status, answer in answers:
         if status >= 400:
             yield from _judged_error(status, answer, outcome)
 

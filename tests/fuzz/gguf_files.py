@@ -79,7 +79,7 @@ def _spoiled(random: Random, model: bytes) -> bytes:
         size, code = random.choice(((8, "<Q"), (4, "<I")))
         head = head[:at] + struct.pack(code, random.choice(_COUNTS) % 2 ** (8 * size)) + head[at + size :]
     if random.random() < 0.5:
-        head = Mutator(random).bytes(head)
+        head = Mutator(random).torn(head)
     return head + weights if random.random() < 0.8 else head
 
 

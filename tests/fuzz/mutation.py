@@ -34,7 +34,7 @@ class Mutator:
     def text(self, document: Any) -> bytes:
         """The document as JSON, mostly."""
         body = json.dumps(document, ensure_ascii=self._random.random() < 0.8).encode("utf-8", "surrogatepass")
-        return self.bytes(body) if self._random.random() < 0.15 else body
+        return self.torn(body) if self._random.random() < 0.15 else body
 
     def document(self, document: Any) -> Any:
         mutant = deepcopy(document)
@@ -42,7 +42,7 @@ class Mutator:
             mutant = self._changed(mutant)
         return mutant
 
-    def bytes(self, data: bytes) -> bytes:
+    def torn(self, data: bytes) -> bytes:
         for _ in range(self._random.randint(1, _MOST)):
             data = self._spoiled(data)
         return data
@@ -68,7 +68,7 @@ class Mutator:
         if draw < 0.8 and isinstance(value, dict):
             return value | {str(self._random.choice(NONSENSE[20:30])): self._random.choice(NONSENSE)}
         if draw < 0.9 and isinstance(value, str):
-            return self.bytes(value.encode("utf-8", "replace")).decode("utf-8", "replace")
+            return self.torn(value.encode("utf-8", "replace")).decode("utf-8", "replace")
         if isinstance(value, list):
             return value * self._random.choice((2, 3, 40))
         return {"value": value}

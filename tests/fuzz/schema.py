@@ -30,15 +30,15 @@ _CHECKS = [
 ]  # fmt: skip
 _MODES = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
 _DEADLINE = 30.0
-_EACH = 6  # requests to an operation before it is the next one's turn
+EACH = 6  # requests to an operation before it is the next one's turn
 
 
-async def fuzz(target: Target, seed: int, budget: Budget) -> Outcome:
+async def fuzz(target: Target, seed: int, budget: Budget, *, each: int = EACH) -> Outcome:
     """Ask for each documented operation in turn, in ways that are right and in ways that are wrong."""
-    return await asyncio.to_thread(_fuzz, target, seed, budget)
+    return await asyncio.to_thread(_fuzz, target, seed, budget, each)
 
 
-def _fuzz(target: Target, seed: int, budget: Budget) -> Outcome:
+def _fuzz(target: Target, seed: int, budget: Budget, each: int) -> Outcome:
     outcome = Outcome()
     url = f"http://127.0.0.1:{target.port}"
     headers = {"authorization": f"Bearer {target.api_key}"} if target.api_key else {}
@@ -50,25 +50,24 @@ def _fuzz(target: Target, seed: int, budget: Budget) -> Outcome:
             turn, which = divmod(number, len(operations))
             mode = _MODES[turn % len(_MODES)]
             strategy = operations[which].as_strategy(generation_mode=mode)
-            _ask(strategy, url, session, f"{seed}/{number}", outcome)
+            _ask(strategy, url, session, f"{seed}/{number}", each, outcome)
     return outcome
 
 
 def _operations(document: dict[str, Any]) -> Iterator[Any]:
     """All but the endless streams, which have no answer to wait for."""
-    for path, methods in document["paths"].items():
+    for methods in document["paths"].values():
         for method, operation in list(methods.items()):
             if list(operation["responses"].get("200", {}).get("content", ())) == ["text/event-stream"]:
                 del methods[method]
-        assert path.startswith("/")
-    for result in schemathesis.openapi.from_dict(document).get_all_operations():
-        yield result.ok()
+    results: Iterator[Any] = schemathesis.openapi.from_dict(document).get_all_operations()
+    yield from (result.ok() for result in results)
 
 
-def _ask(strategy: Any, url: str, session: requests.Session, seed: str, outcome: Outcome) -> None:
+def _ask(strategy: Any, url: str, session: requests.Session, seed: str, each: int, outcome: Outcome) -> None:
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=_EACH, database=None, deadline=None, phases=[hypothesis.Phase.generate],
+        max_examples=each, database=None, deadline=None, phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
     @hypothesis.given(case=strategy)

@@ -37,7 +37,13 @@ def _stream(*events: bytes) -> bytes:
 
 
 def _event(**choice: object) -> bytes:
-    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [{"index": 0, **choice}]}
+    chunk = {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, **choice}],
+    }
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"
 
 
@@ -111,7 +117,7 @@ def _spoiled(random: Random) -> tuple[bytes, bool]:
     framed = b"content-length" in answer or b"chunked" in answer
     if random.random() < 0.4:
         return answer[: random.randrange(len(answer))], framed and answer.startswith(b"HTTP/1.1 200")
-    return Mutator(random).bytes(answer), False
+    return Mutator(random).torn(answer), False
 
 
 async def _fault(target: Target, path: str, body: bytes, *, cut: bool) -> tuple[Kind, str] | None:

@@ -41,7 +41,7 @@ def test_what_the_model_cannot_do_is_not_worth_a_retry(status: int, message: str
 @pytest.mark.parametrize(
     ("message", "code"),
     [
-        ("Failed to parse tools: Expected 'tools' to be an array, got \"x\"; tools = \"x\"", "invalid_request"),
+        ('Failed to parse tools: Expected \'tools\' to be an array, got "x"; tools = "x"', "invalid_request"),
         ("'messages' is required", "invalid_request"),
         ("vector::_M_range_check: __n (which is 99) >= this->size() (which is 9)", "invalid_request"),
         ("input (900 tokens) is too large to process. increase the physical batch size", "context_length_exceeded"),
