@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from random import Random
 from time import monotonic
 from typing import Any
 
@@ -36,7 +35,7 @@ _SHARES: Mapping[str, float] = {
     schema.WORK: 0.25, "heads": 0.2, "bodies": 0.25, upstreams.WORK: 0.1, gguf_files.WORK: 0.08, configs.WORK: 0.12,
 }  # fmt: skip
 _PROMISED = (Kind.FAULT, Kind.HANG, Kind.CRASH)
-_TRACEBACK = "\nTraceback (most recent call last)"
+_TRACEBACK = "Traceback (most recent call last)"
 
 
 def run(seconds: float, *, seed: int | None = None, llama: bool = True) -> Outcome:
@@ -98,9 +97,7 @@ def _folder(path: Path) -> Path:
 def _fuzz_router(running: RunningRouter, seed: int, budgets: Mapping[str, Budget], outcome: Outcome) -> None:
     target = target_of(running)
 
-    def spoiled(random: Random) -> bytes:
-        return target.post(*bodies.request(random, chat=CHAT, embed=EMBED))
-
+    spoiled = partial(bodies.draw, target=target, chat=CHAT, embed=EMBED)
     works: Mapping[str, Callable[[Budget], Any]] = {
         "heads": lambda budget: exchanges.fuzz("heads", partial(heads.draw, target=target), target, seed, budget,
                                                whole=False),

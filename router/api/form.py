@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from router.errors import InvalidRequest
@@ -72,6 +72,6 @@ def field_of(body: bytes, content_type: str, name: str) -> str | None:
         parser = MultipartParser(boundary, finder.callbacks())
         parser.write(body)
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise InvalidRequest(f"The multipart form cannot be read: {error}.") from error
     return None if finder.found is None else finder.found.decode("utf-8", "replace")

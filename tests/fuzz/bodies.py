@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
+from tests.fuzz.exchanges import Target
 from tests.fuzz.mutation import Mutator
 
 _TOOL = {
@@ -123,22 +124,40 @@ BRIEF: Mapping[str, Mapping[str, Any]] = {
     "/infill": {"n_predict": 3},
 }
 _OF_EMBEDDINGS = frozenset(("/v1/embeddings", "/embeddings", "/v1/rerank"))
+_UPLOAD = "/v1/audio/transcriptions"
+_FORM = (
+    b'--sep\r\ncontent-disposition: form-data; name="model"\r\n\r\nMODEL\r\n'
+    b'--sep\r\ncontent-disposition: form-data; name="temperature"\r\n\r\n0.5\r\n'
+    b'--sep\r\ncontent-disposition: form-data; name="file"; filename="a.wav"\r\ncontent-type: audio/wav\r\n\r\n'
+    b"RIFF$\x00\x00\x00WAVEfmt \x10\x00\x00\x00\r\n--sep--\r\n"
+)
+_FORM_TYPES = (
+    *["multipart/form-data; boundary=sep"] * 8, 'multipart/form-data; boundary="sep"', "multipart/form-data",
+    "multipart/form-data; boundary=", "multipart/form-data; boundary=" + "x" * 300, "text/plain", "",
+)  # fmt: skip
+_UPLOADS = 0.05
 _NO_MODEL = 0.02  # of the requests keep whatever the mutation did to their model's name
 
 
-def request(random: Random, *, chat: str, embed: str) -> tuple[str, bytes]:
-    """A path and a spoiled body for it.
+def draw(random: Random, target: Target, *, chat: str, embed: str) -> bytes:
+    """A whole request with a spoiled body.
 
     Args:
         chat, embed: names of the models that are asked.
     """
+    if random.random() < _UPLOADS:
+        form = _FORM.replace(b"MODEL", chat.encode())
+        form = Mutator(random).torn(form) if random.random() < 0.8 else form
+        return target.post(_UPLOAD, form, kind=random.choice(_FORM_TYPES))
     path = random.choice(tuple(BODIES))
-    named = {"model": embed if path in _OF_EMBEDDINGS else chat}
-    document = dict(random.choice(BODIES[path]))
-    mutator = Mutator(random)
+    return target.post(path, _body(random, path, embed if path in _OF_EMBEDDINGS else chat))
+
+
+def _body(random: Random, path: str, model: str) -> bytes:
+    document, mutator = dict(random.choice(BODIES[path])), Mutator(random)
     if random.random() < _NO_MODEL:
-        return path, mutator.body(named | document)
+        return mutator.body({"model": model, **document})
     mutant = mutator.document(document)
     if not isinstance(mutant, dict):
-        return path, mutator.body(mutant)
-    return path, mutator.text({**named, **mutant, **BRIEF.get(path, {})})
+        return mutator.body(mutant)
+    return mutator.text({"model": model, **mutant, **BRIEF.get(path, {})})

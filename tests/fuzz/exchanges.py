@@ -45,9 +45,9 @@ class Target:
             "latin-1", "replace"
         )
 
-    def post(self, path: str, body: bytes) -> bytes:
+    def post(self, path: str, body: bytes, *, kind: str = "application/json") -> bytes:
         """A whole request; the connection ends with its answer."""
-        lines = ("content-type: application/json", f"content-length: {len(body)}", "connection: close")
+        lines = (f"content-type: {kind}", f"content-length: {len(body)}", "connection: close")
         return self.head("POST", path, *lines) + b"\r\n" + body
 
 

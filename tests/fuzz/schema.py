@@ -50,7 +50,7 @@ def _fuzz(target: Target, seed: int, budget: Budget, each: int) -> Outcome:
             turn, which = divmod(number, len(operations))
             mode = _MODES[turn % len(_MODES)]
             strategy = operations[which].as_strategy(generation_mode=mode)
-            _ask(strategy, url, session, f"{seed}/{number}", each, outcome)
+            _ask(strategy, url, session, seed=f"{seed}/{number}", each=each, outcome=outcome)
     return outcome
 
 
@@ -64,7 +64,7 @@ def _operations(document: dict[str, Any]) -> Iterator[Any]:
     yield from (result.ok() for result in results)
 
 
-def _ask(strategy: Any, url: str, session: requests.Session, seed: str, each: int, outcome: Outcome) -> None:
+def _ask(strategy: Any, url: str, session: requests.Session, *, seed: str, each: int, outcome: Outcome) -> None:
     @hypothesis.seed(seed)
     @hypothesis.settings(
         max_examples=each, database=None, deadline=None, phases=[hypothesis.Phase.generate],
