@@ -195,9 +195,9 @@ def room_for_one(models: Iterable[str], policy: Policy) -> World:
     return World([ModelSpec(name, 1, Need(0, 6 * _GIB)) for name in models], policy=policy, devices=[device])
 
 
-def simulate(trace: Trace, policy: Policy | None = None) -> Outcome:
-    """Play a trace with room for one model."""
-    world = room_for_one(trace.models, policy or Policy())
+def simulate(trace: Trace, policy: Policy | None = None, *, world: World | None = None) -> Outcome:
+    """Play a trace in a world, by default in one with room for one model."""
+    world = world or room_for_one(trace.models, policy or Policy())
     audience = _Audience(world, SECONDS)
     for loop in trace.loops:
         world.at(0.0, lambda loop=loop: audience.follow(loop))  # type: ignore[misc]

@@ -109,6 +109,12 @@ class UnsupportedEncoding(RouterError):
     status, type, code = 415, "invalid_request_error", "unsupported_content_encoding"
 
 
+class ConfigRefused(RouterError):
+    """The configuration that was to be read anew is not usable; the old one holds. The message names each problem."""
+
+    status, type, code = 400, "invalid_request_error", "config_refused"
+
+
 class QueueFull(RouterError):
     """`system.max_queue_size_per_model` waiters are there already."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router.backends.llama_server import LlamaServerSpec
 from router.config import ModelConfig, Settings, flag_value
 from router.core.estimate import Projection
-from router.core.types import ModelSpec, Need
+from router.core.placement import unkept
+from router.core.types import Device, ModelSpec, Need
 from router.devices.host import repacked_types
 from router.foresight import Machine, foresee
 
@@ -23,6 +26,23 @@ _CACHE_RAM_FLAGS = ("-cram", "--cache-ram")
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Everything that a replica of a model is made from: with another origin it would be another one.
+
+    Attributes:
+        stamps: size and time of each of its files, and of those that its flags name.
+        folder: what relative paths in flags are relative to.
+    """
+
+    files: tuple[Path, ...]
+    stamps: tuple[tuple[int, int], ...]
+    flags: tuple[str, ...]
+    env: Mapping[str, str]
+    slots: int
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One model as configured: its files and what it is expected to take.
 
@@ -31,6 +51,8 @@ class Entry:
         parts: the need by place and kind, where the files' headers could be read.
         unreadable: why they could not.
         whole, contexts: see `Foresight`.
+        stamps, folder: see `Origin`.
+        machine: for which it was foreseen.
     """
 
     name: str
@@ -45,6 +67,13 @@ class Entry:
     unreadable: str = ""
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
+    stamps: tuple[tuple[int, int], ...] = ()
+    folder: Path = Path()
+    machine: Machine | None = None
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.files, self.stamps, self.config.flags, self.config.env, self.slots, self.folder)
 
     def model_spec(self, settings: Settings) -> ModelSpec:
         return ModelSpec(
@@ -55,6 +84,8 @@ class Entry:
             pinned=self.config.pinned,
             evict_cost=self.config.evict_cost,
             exclusive_with=settings.exclusive_with(self.name),
+            min_replicas=self.config.min_replicas,
+            max_replicas=self.config.max_replicas,
         )
 
     def launch_spec(self) -> LlamaServerSpec:
@@ -70,29 +101,50 @@ class Entry:
         )
 
 
-def inventory(settings: Settings, *, gpu_available: bool) -> tuple[Entry, ...]:
-    """All models in the order of the configuration. Reads the headers of their files: blocking."""
+def inventory(settings: Settings, *, gpu_available: bool, known: Iterable[Entry] = ()) -> tuple[Entry, ...]:
+    """All models in the order of the configuration. Reads the headers of their files: blocking.
+
+    Args:
+        known: an earlier inventory; where nothing has changed since, its figures are taken.
+    """
     machine = Machine(gpu_available, repacked_types(), settings.system.vram_multiplier)
-    return tuple(_entry(settings, name, machine) for name in settings.models)
+    earlier = {entry.name: entry for entry in known}
+    return tuple(_entry(settings, name, machine, earlier.get(name)) for name in settings.models)
 
 
-def _entry(settings: Settings, name: str, machine: Machine) -> Entry:
-    config = settings.models[name]
-    files, slots, cache_ram_mb = settings.model_files(name), settings.slots(name), _cache_ram_mb(config)
+def kept_in_vain(specs: Iterable[ModelSpec], devices: Iterable[Device], *, places: int) -> Iterator[str]:
+    """What is to be kept in memory (`min_replicas`) and will not all be, in sentences for people."""
+    kept = {spec.name: spec for spec in specs if spec.min_replicas}
+    if len(kept) > places:
+        yield (
+            f"min_replicas keeps {len(kept)} models in memory, and system.max_concurrent_models allows {places}: "
+            "raise it, or keep fewer."
+        )
+    wanted = [(spec.name, spec.need, spec.min_replicas) for spec in kept.values()]
+    for name, number, shortage in unkept(wanted, {device.id: device.capacity for device in devices}):
+        why = "the next one would have to be cut to fit" if shortage is None else f"the next one {shortage.message}"
+        yield f"models.{name}.min_replicas is {kept[name].min_replicas}, and memory for {number} is there: {why}."
+
+
+def _entry(settings: Settings, name: str, machine: Machine, known: Entry | None) -> Entry:
+    config, origin = settings.models[name], _origin(settings, name)
+    if known is not None and (known.origin, known.machine) == (origin, machine):
+        return replace(known, config=config)
+    cache_ram_mb = _cache_ram_mb(config)
     seen = foresee(
         config,
-        files,
-        slots=slots,
-        folder=working_dir(settings),
+        origin.files,
+        slots=origin.slots,
+        folder=origin.folder,
         reserve=cache_ram_mb * MIB,
         machine=machine,
     )
     return Entry(
         name,
         config,
-        files,
+        origin.files,
         seen.file_bytes,
-        slots,
+        origin.slots,
         cache_ram_mb,
         seen.need,
         seen.fingerprint,
@@ -100,7 +152,26 @@ def _entry(settings: Settings, name: str, machine: Machine) -> Entry:
         seen.reason,
         seen.whole,
         seen.contexts,
+        origin.stamps,
+        origin.folder,
+        machine,
     )
+
+
+def _origin(settings: Settings, name: str) -> Origin:
+    config, files, folder = settings.models[name], settings.model_files(name), working_dir(settings)
+    named = (folder / flag for flag in config.flags if not flag.startswith("-"))
+    stamps = tuple(map(stamp, (*files, *named)))
+    return Origin(files, stamps, config.flags, config.env, settings.slots(name), folder)
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """Size and time of a file; zeros for what is none."""
+    try:
+        found = file.stat()
+    except (OSError, ValueError):
+        return 0, 0
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (0, 0)
 
 
 def working_dir(settings: Settings) -> Path:

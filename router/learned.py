@@ -14,7 +14,7 @@ from typing import Any
 from router.core.estimate import memory_flags
 from router.core.learning import LEARNED, OBSERVED
 from router.core.types import Device, ModelSpec, ModelView
-from router.inventory import Entry
+from router.inventory import Entry, stamp
 
 _log = logging.getLogger(__name__)
 
@@ -35,9 +35,14 @@ class LearnedMemory:
 
     def __init__(self, folder: Path, entries: Sequence[Entry], devices: Sequence[Device], build: str = "") -> None:
         self._file = folder / FILE
-        names = [f"{device.id} {device.name}" for device in devices]
-        self._keys = {entry.name: _fingerprint(entry, [build, *names]) for entry in entries}
+        self._circumstances = [build, *(f"{device.id} {device.name}" for device in devices)]
+        self._keys: dict[str, str] = {}
         self._known = _read(self._file)
+        self.adopt(entries)
+
+    def adopt(self, entries: Sequence[Entry]) -> None:
+        """These are the models from now on."""
+        self._keys |= {entry.name: _fingerprint(entry, self._circumstances) for entry in entries}
 
     def apply(self, spec: ModelSpec) -> ModelSpec:
         """The spec with what is known of this model in place of the estimate."""
@@ -69,18 +74,10 @@ class LearnedMemory:
 
 
 def _fingerprint(entry: Entry, circumstances: Sequence[str]) -> str:
-    files = entry.fingerprint or [(file.name, *_stamp(file)) for file in entry.files]
+    files = entry.fingerprint or [(file.name, *stamp(file)) for file in entry.files]
     flags = memory_flags(entry.config.flags)
     facts = [files, flags, dict(entry.config.env), entry.slots, entry.cache_ram_mb, circumstances]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    try:
-        found = file.stat()
-    except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
 
 
 def _read(file: Path) -> dict[str, Mapping[str, Any]]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that can be said of the code without running it.
+# Everything that can be said of the code, and of what it depends on, without running it.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 prepare requirements.txt requirements-dev.txt
@@ -8,3 +8,4 @@ cd "$root"
 "$python" -m ruff format --check .
 "$python" -m mypy
 PYTHONPATH=. "$venv/bin/lint-imports" --no-cache
+"$python" scripts/audit.py

@@ -1,4 +1,4 @@
-"""The app: a front, a short cut to the relay, and FastAPI for everything else, its routes in order of precedence."""
+"""The app: a front, and behind it the relay or FastAPI, its routes in order of precedence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from router import __version__
 from router.api import openapi
 from router.api.boundary import Boundary, Front
 from router.api.errors import add_error_handlers
-from router.api.routes import inference, live, management, models, monitoring, upstream
+from router.api.routes import inference, live, management, models, monitoring, pages, upstream
+from router.api.routing import Routing
 from router.api.services import Services
 from router.telemetry.access_log import AccessLog
 
@@ -20,7 +21,7 @@ def create_app(services: Services, access_log: AccessLog | None = None) -> Front
     Args:
         access_log: gets a line for each request; None = nobody does.
     """
-    return Front(inference.ShortCut(create_api(services), services), services, access_log)
+    return Front(Routing(create_api(services), services), services, access_log)
 
 
 def create_api(services: Services) -> FastAPI:
@@ -31,18 +32,19 @@ def create_api(services: Services) -> FastAPI:
         summary="One OpenAI-compatible endpoint in front of every GGUF model you own",
         middleware=[Middleware(Boundary)],
         redirect_slashes=False,
+        docs_url=None,  # its page takes scripts from elsewhere; ours is `pages`
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         # The framework's own, which looks around for an exporter at every request; ours is router.telemetry.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.services = services
     add_error_handlers(app)
+    openapi.install(app)
+    # One flat list, in place of what the framework would nest: `needs` tells who may call which.
     app.router.routes[:0] = inference.routes(services)
     for module in (live, management, monitoring):
-        app.include_router(module.router)
-    app.router.routes += upstream.routes(services)
+        app.router.routes += module.router.routes
+    app.router.routes += [*pages.routes(app), *upstream.routes(services)]
     # Last, since `/v1/models/{model}` takes whatever is left below it.
-    app.include_router(models.router)
-    openapi.install(app)
+    app.router.routes += models.router.routes
     return app

@@ -9,6 +9,7 @@ import msgspec
 from starlette.types import Scope
 
 from router.api.cycle import cycle_of
+from router.api.needs import NOBODY, Caller
 from router.proxy.dialect import Dialect
 
 _KEY = "llama_router.context"
@@ -23,6 +24,7 @@ class RequestContext(msgspec.Struct):
         started: `time.perf_counter()` at its arrival.
         model: canonical name, once known.
         gone: its client went away before the answer was whole.
+        caller: who asks, once that is known.
     """
 
     request_id: str
@@ -30,6 +32,7 @@ class RequestContext(msgspec.Struct):
     started: float
     model: str = ""
     gone: bool = False
+    caller: Caller = NOBODY
 
 
 def attach(scope: Scope, context: RequestContext) -> None:

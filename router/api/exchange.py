@@ -12,12 +12,12 @@ from starlette.types import Scope
 
 from router.api.body import Hold
 from router.api.context import context_of
-from router.api.cycle import downstream_of
 from router.api.disconnect import ClientDisconnected, DisconnectWatch
 from router.api.endpoints import Claim
 from router.api.pulse import Pulse
 from router.api.services import Services, Turn
 from router.config import Settings
+from router.core.affinity import Marks
 from router.core.types import Priority
 from router.errors import (
     InvalidRequest,
@@ -30,6 +30,7 @@ from router.errors import (
 from router.proxy.answer import Answer
 from router.proxy.detour import Untold
 from router.proxy.dialect import ErrorInfo
+from router.proxy.downstream import Downstream
 from router.proxy.pieces import Joint, Part, Pieces, Unjoinable
 from router.proxy.relay import Call, relay
 from router.telemetry.records import RequestRecord, RequestStatus
@@ -53,6 +54,7 @@ class Order(msgspec.Struct):
         pings: its client waits for a stream, and may be told so by pings.
         pieces: it is to be asked for in these, each in a slot of its own.
         width: slots it takes.
+        marks: of the beginnings of its text; empty where there is one replica at most.
     """
 
     model: str
@@ -63,6 +65,7 @@ class Order(msgspec.Struct):
     pings: bool = False
     pieces: Pieces | None = None
     width: int = 1
+    marks: Marks = ()
 
 
 def configured_model(settings: Settings, name: object) -> str:
@@ -75,14 +78,14 @@ def configured_model(settings: Settings, name: object) -> str:
     return canonical
 
 
-async def exchange(services: Services, order: Order, scope: Scope, room: Hold) -> None:
+async def exchange(services: Services, order: Order, scope: Scope, room: Hold, client: Downstream) -> None:
     """Carry out an order whose body has been read, and tell its client how it went, whatever happens.
 
     Answers that have to be kept for a while are counted in `room`.
 
     Raises ClientDisconnected when the client went away.
     """
-    context, client = context_of(scope), downstream_of(scope)
+    context = context_of(scope)
     context.model = order.model
     talk = _Talk(services, order, Answer(client, context.dialect, context.request_id), room)
     started = services.engine.clock()
@@ -101,7 +104,7 @@ async def exchange(services: Services, order: Order, scope: Scope, room: Hold) -
         raise
     finally:
         if order.claim is _SLOT:
-            talk.record(status, started)
+            talk.record(status, started, context.caller.name)
 
 
 class _Talk:
@@ -127,7 +130,7 @@ class _Talk:
                     f"Model '{order.model}' is {status}, and this does not load it. POST /v1/models/load does.",
                     param="model",
                 )
-        turn = engine.turn(order.model, order.priority, width=order.width)
+        turn = engine.turn(order.model, order.priority, width=order.width, marks=order.marks)
         if order.pieces is not None:
             return self._serve_pieces(turn, order.pieces, watch)
         if order.pings:
@@ -203,7 +206,7 @@ class _Talk:
             await self._services.engine.wait_gone(order.model, lease.replica, timeout=_VERDICT_SEC)
             self._services.telemetry.request_replayed(order.model)
 
-    def record(self, status: RequestStatus, started: float) -> None:
+    def record(self, status: RequestStatus, started: float, key: str) -> None:
         order, tokens = self._order, self.answer.tap.tokens()
         self._services.telemetry.request_finished(
             RequestRecord(
@@ -219,6 +222,7 @@ class _Talk:
                 tokens_cached=tokens.cached,
                 prompt_seconds=tokens.prompt_seconds,
                 generation_seconds=tokens.predicted_seconds,
+                key=key,
             )
         )
 

@@ -9,7 +9,7 @@ from router.api.schemas import Error
 MEANINGS = {
     400: "The request cannot be understood, or the model cannot do this",
     401: "No key, or a wrong one",
-    403: "This peer may not come in",
+    403: "This peer, or this key, may not do this",
     404: "No such model",
     408: "The body did not arrive",
     413: "The body is larger than `api.max_body_mb`",

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from router.api.schemas import MIB, Count, Queued, Schema, Seconds, WallClock
-from router.core.types import DeviceKind, DeviceView, ModelView, Need, Obstacle, Status
+from router.core.types import DeviceKind, DeviceView, ModelView, Need, Obstacle, ReplicaView, Status
 from router.telemetry.gauges import Sample, memory_seen
 from router.telemetry.summary import Summary
 
@@ -83,14 +83,27 @@ class MemoryEstimate(Schema):
         return cls(gpu_bytes=need.gpu, host_bytes=need.host, reserve_bytes=need.reserve, source=need.source)
 
 
+class ReplicaMemory(Schema):
+    """Bytes booked for one replica, and seen, per device."""
+
+    id: int
+    booked_bytes: dict[DeviceName, Count]
+    seen_bytes: dict[DeviceName, Count]
+
+    @classmethod
+    def of(cls, view: ReplicaView) -> Self:
+        return cls(id=view.id, booked_bytes=dict(view.booked), seen_bytes=dict(view.seen))
+
+
 class ModelMemory(Schema):
-    """Bytes booked and seen per device; empty for a model that is off."""
+    """Bytes booked and seen per device, by all replicas together; empty for a model that is off."""
 
     booked_bytes: dict[DeviceName, Count]
     seen_bytes: dict[DeviceName, Count]
     booked_mb: Count
     seen_mb: Count
-    estimate: MemoryEstimate
+    estimate: MemoryEstimate = Field(description="of one replica")
+    replicas: list[ReplicaMemory]
 
     @classmethod
     def of(cls, view: ModelView) -> Self:
@@ -100,6 +113,7 @@ class ModelMemory(Schema):
             booked_mb=sum(view.booked.values()) // MIB,
             seen_mb=sum(view.seen.values()) // MIB,
             estimate=MemoryEstimate.of(view.estimate),
+            replicas=[ReplicaMemory.of(one) for one in view.replicas],
         )
 
 
@@ -110,8 +124,21 @@ class Memory(Schema):
     models: dict[str, ModelMemory]
 
 
+class ReplicaSlots(Schema):
+    """The slots of one replica."""
+
+    id: int
+    status: Status
+    slots: Count
+    busy: Count
+
+    @classmethod
+    def of(cls, view: ReplicaView) -> Self:
+        return cls(id=view.id, status=view.status, slots=view.slots, busy=view.busy)
+
+
 class ModelQueue(Schema):
-    """One model's queue."""
+    """One model's queue: one line, however many replicas serve it."""
 
     queued: Queued
     depth: Count
@@ -119,8 +146,9 @@ class ModelQueue(Schema):
     head_deadline: datetime | None = Field(default=None, description="when the first waiter's claim to memory is due")
     waits_for: Obstacle | None = Field(default=None, description="why the first one waits")
     expected_wait_sec: Seconds = Field(description="what one more request would probably wait")
-    slots: Count = Field(description="0 when no replica is there")
+    slots: Count = Field(description="of all replicas; 0 when none is there")
     busy: Count
+    replicas: list[ReplicaSlots]
 
     @classmethod
     def of(cls, view: ModelView, clock: WallClock) -> Self:
@@ -133,6 +161,7 @@ class ModelQueue(Schema):
             expected_wait_sec=round(view.expected_wait, 3),
             slots=0 if view.replica is None else view.slots,
             busy=view.busy,
+            replicas=[ReplicaSlots.of(one) for one in view.replicas],
         )
 
 

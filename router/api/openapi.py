@@ -6,11 +6,12 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
-from router.api.access import OPEN, TAKING_METRICS_TOKEN, TAKING_TICKETS
 from router.api.endpoints import ANYTHING, ENDPOINTS, Claim, Endpoint, dialect_of
 from router.api.failures import MEANINGS
+from router.api.needs import KEY, Level, Need, need_of
 from router.api.priority import HEADER
 from router.api.schemas import AnthropicError, Error
 from router.proxy.dialect import Dialect
@@ -19,7 +20,8 @@ _DESCRIPTION = (
     "Relayed paths take what llama-server takes and answer what it answers, byte for byte. "
     "Errors have OpenAI's shape with all four keys, on `/v1/messages` and below Anthropic's. "
     "Every reply carries `x-request-id`. "
-    "Without `API_KEY` clients on the router's own machine need no key."
+    "Without `API_KEY` clients on the router's own machine need no key. What is below `/upstream` needs what the same "
+    "call needs elsewhere, and what is known nowhere else the admin key."
 )
 _REF = "#/components/schemas/"
 _TAG = "relayed"
@@ -31,6 +33,11 @@ _SCHEMES = {
         "scheme": "bearer",
         "description": "`METRICS_TOKEN`, also as `x-api-key`; not with `?model=`",
     },
+    "admin-key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "`ADMIN_API_KEY`, also as `x-api-key`; where none is set, a key as for everything else",
+    },
     "ticket": {
         "type": "apiKey",
         "in": "query",
@@ -38,7 +45,9 @@ _SCHEMES = {
         "description": "A single-use ticket of `POST /v1/stream-ticket`",
     },
 }
-_KEYS: list[dict[str, list[str]]] = [{"bearer": []}, {"x-api-key": []}]
+_Security = list[dict[str, list[str]]]
+_KEYS: _Security = [{"bearer": []}, {"x-api-key": []}]
+_ADMIN: _Security = [{"admin-key": []}]
 _PRIORITY = {
     "name": HEADER,
     "in": "header",
@@ -63,7 +72,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         title=app.title, version=app.version, summary=app.summary, description=_DESCRIPTION, routes=app.routes
     )
     paths, components = found["paths"], found["components"]
-    _correct(paths, components["schemas"])
+    _correct(app, paths, components["schemas"])
     _, shapes = models_json_schema(
         [(Error, "serialization"), (AnthropicError, "serialization")], ref_template=_REF + "{model}"
     )
@@ -76,23 +85,27 @@ def _document(app: FastAPI) -> dict[str, Any]:
     return found
 
 
-def _correct(paths: dict[str, Any], schemas: dict[str, Any]) -> None:
+def _correct(app: FastAPI, paths: dict[str, Any], schemas: dict[str, Any]) -> None:
     """What FastAPI cannot know of its routes: who may come in, and that a wrong value is a 400 and no 422."""
+    spelled = {route.path_format: route.path for route in app.routes if isinstance(route, APIRoute)}
     for path, operations in paths.items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             operation["responses"].pop("422", None)
-            if path in OPEN:
-                operation["security"] = []
-                del operation["responses"]["401"], operation["responses"]["403"]
-            elif path in TAKING_METRICS_TOKEN | TAKING_TICKETS:
-                operation["security"] = _KEYS + _further_keys(path)
+            _secure(operation, need_of(method.upper(), spelled[path]))
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
 
 
-def _further_keys(path: str) -> list[dict[str, list[str]]]:
-    takers = {"metrics-token": TAKING_METRICS_TOKEN, "ticket": TAKING_TICKETS}
-    return [{scheme: []} for scheme, taking in takers.items() if path in taking]
+def _secure(operation: dict[str, Any], need: Need) -> None:
+    """Say who may come in, where that is not what the whole document says."""
+    if need.level is Level.OPEN:
+        operation["security"] = []
+        del operation["responses"]["401"], operation["responses"]["403"]
+    elif need.level is Level.ADMIN:
+        operation["security"] = _ADMIN
+    elif need.token or need.ticket:
+        further = {"metrics-token": need.token, "ticket": need.ticket}
+        operation["security"] = _KEYS + [{name: []} for name, will_do in further.items() if will_do]
 
 
 def _operation(endpoint: Endpoint, method: str) -> dict[str, Any]:
@@ -105,6 +118,7 @@ def _operation(endpoint: Endpoint, method: str) -> dict[str, Any]:
     }
     if method == "POST":
         found["requestBody"] = _request(endpoint)
+    _secure(found, KEY if endpoint.model_in == "path" else need_of(method, endpoint.path))
     return found
 
 

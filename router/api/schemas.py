@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.core.types import ModelView, Priority, Status
+from router.core.types import ModelView, Priority, ReplicaView, Status
+from router.telemetry.reloads import Reloads
 
 MIB = 1 << 20
 
@@ -108,10 +109,46 @@ class Queued(Schema):
         return cls(**{priority.name.lower(): view.queued.get(priority, 0) for priority in Priority})
 
 
-class ModelStatus(Schema):
-    """One model. A model that was never used is just `{"status": "off"}`."""
+class ReplicaStatus(Schema):
+    """One replica of a model: a llama-server of its own."""
 
+    id: int = Field(description="never used twice")
     status: Status
+    reason: str | None = Field(default=None, description="why it is in this state")
+    port: int | None = None
+    pid: int | None = None
+    vram_mb: Count | None = Field(default=None, description="seen on GPUs; host RAM on a machine without a GPU")
+    slots: Count
+    busy: Count = Field(description="slots at work")
+    loading_since: datetime | None = None
+    loaded_at: datetime | None = None
+    last_used: datetime | None = None
+
+    @classmethod
+    def of(cls, view: ReplicaView, clock: WallClock, *, memory: int, port: int | None, pid: int | None) -> Self:
+        """Describe `view`; `memory` is what it is seen to hold, in bytes."""
+        return cls(
+            id=view.id,
+            status=view.status,
+            reason=view.reason or None,
+            port=port,
+            pid=pid,
+            vram_mb=memory // MIB or None,
+            slots=view.slots,
+            busy=view.busy,
+            loading_since=clock.at(view.loading_since),
+            loaded_at=clock.at(view.ready_since),
+            last_used=clock.at(view.last_used),
+        )
+
+
+class ModelStatus(Schema):
+    """One model. A model that was never used is just `{"status": "off"}`.
+
+    Of several replicas the figures are taken together; port, pid and moments are those of the one that is furthest.
+    """
+
+    status: Status = Field(description="ready if any replica is")
     reason: str | None = Field(default=None, description="why it is in this state")
     port: int | None = None
     pid: int | None = None
@@ -126,10 +163,18 @@ class ModelStatus(Schema):
     retry_at: datetime | None = Field(default=None, description="when a model that failed is tried again")
     restarts: Count | None = None
     cut: str | None = Field(default=None, description="what llama.cpp has left out to make it fit")
+    replicas: list[ReplicaStatus] | None = Field(default=None, description="each of its replicas, the oldest first")
 
     @classmethod
     def of(
-        cls, view: ModelView, clock: WallClock, *, memory: int, port: int | None = None, pid: int | None = None
+        cls,
+        view: ModelView,
+        clock: WallClock,
+        *,
+        memory: int,
+        port: int | None = None,
+        pid: int | None = None,
+        replicas: Sequence[ReplicaStatus] = (),
     ) -> Self:
         """Describe `view`; `memory` is what the model is seen to hold, in bytes."""
         lives = view.replica is not None
@@ -150,6 +195,7 @@ class ModelStatus(Schema):
             retry_at=clock.at(view.retry_at),
             restarts=view.restarts or None,
             cut=view.cut or None,
+            replicas=list(replicas) or None,
         )
 
 
@@ -161,6 +207,8 @@ class ModelUpdate(ModelStatus):
 
 class ServerStatus(Schema):
     status: Literal["ready", "unavailable"] = Field(description="unavailable while starting up or shutting down")
+    reloaded_at: datetime | None = Field(default=None, description="when the configuration was last taken anew")
+    reload_refused: str | None = Field(default=None, description="what was wrong with one that was read since")
 
 
 class FullStatus(Schema):
@@ -171,10 +219,14 @@ class FullStatus(Schema):
     summary: dict[Status, Count] = Field(description="models per status; a status that no model has is left out")
 
     @classmethod
-    def of(cls, models: Mapping[str, ModelStatus], *, accepting: bool) -> Self:
+    def of(cls, models: Mapping[str, ModelStatus], *, accepting: bool, reloads: Reloads) -> Self:
         counts = Counter(model.status for model in models.values())
         return cls(
-            server=ServerStatus(status="ready" if accepting else "unavailable"),
+            server=ServerStatus(
+                status="ready" if accepting else "unavailable",
+                reloaded_at=datetime.fromtimestamp(round(reloads.taken_at, 3), UTC) if reloads.tried else None,
+                reload_refused=reloads.refusal or None,
+            ),
             models=dict(models),
             summary=dict(counts),
         )
@@ -184,6 +236,18 @@ class FailedModels(Schema):
     """The models that failed: those that will be tried again have `retry_at`, the others need a reset."""
 
     models: dict[str, ModelStatus]
+
+
+class ReloadReport(Schema):
+    """What another configuration has changed."""
+
+    added: list[str] = Field(description="models that are new")
+    removed: list[str] = Field(description="models that take no requests any more; what runs on them runs to its end")
+    changed: dict[str, list[str]] = Field(description="keys of each model that differs; `files` = a file was replaced")
+    restarted: list[str] = Field(description="models that were in memory, and are loaded anew")
+    unchanged: Count = Field(description="how many models are as before")
+    applied: list[str] = Field(description="other keys that hold from now on")
+    restart_required: list[str] = Field(description="keys that hold only after a restart; the old values stay")
 
 
 class StreamTicket(Schema):

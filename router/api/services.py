@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from router.api.body import BodyBudget
+from router.api.body import MIB, BodyBudget
 from router.api.tickets import TicketOffice
-from router.config import Settings
+from router.config import Reloaded, Settings
+from router.core.affinity import Marks
 from router.core.types import DeviceView, LinePlace, ModelView, Priority, ReplicaId
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
@@ -43,14 +44,19 @@ class Engine(Protocol):
     def accepting(self) -> bool:
         """False while the router starts up or shuts down."""
 
-    def turn(self, model: str, priority: Priority, *, width: int = 1, timeout: float | None = None) -> Turn:
-        """A request's standing with the queue of a model, which is loaded if need be; it takes `width` slots."""
+    def turn(
+        self, model: str, priority: Priority, *, width: int = 1, marks: Marks = (), timeout: float | None = None
+    ) -> Turn:
+        """A request's standing with the queue of a model, which is loaded if need be; it takes `width` slots.
+
+        Of several replicas the one is preferred that knows its `marks`.
+        """
 
     async def wait_gone(self, model: str, replica: ReplicaId, *, timeout: float) -> bool:
         """Wait until a replica is known to serve no more; False when it still does after so many seconds."""
 
     def upstream(self, model: str) -> Upstream | None:
-        """The ready replica, for calls that take no slot; None when there is none."""
+        """A ready replica, for calls that take no slot; None when there is none."""
 
     def load(self, model: str) -> None:
         """Start loading (idempotent). Raises ModelFailed, ShuttingDown."""
@@ -76,19 +82,28 @@ class Engine(Protocol):
     def tail(self, model: str, lines: int = 20) -> str:
         """The last lines of its child's log."""
 
-    def port(self, model: str) -> int | None: ...
+    def port(self, replica: ReplicaId) -> int | None: ...
 
-    def pid(self, model: str) -> int | None: ...
+    def pid(self, replica: ReplicaId) -> int | None: ...
 
     def clock(self) -> float:
         """The monotonic clock of the views."""
 
 
-@dataclass(frozen=True, slots=True)
+class Reload(Protocol):
+    """Reads the configuration anew."""
+
+    async def __call__(self) -> Reloaded:
+        """Whatever is unchanged is left alone. Raises ConfigRefused, and then nothing is changed; ShuttingDown."""
+
+
+@dataclass(slots=True)
 class Services:
     """Attributes:
+    settings: what holds now, as one frozen value; changed by `apply` alone.
     budget: bytes of request bodies held at once, see `api.max_buffered_mb`.
     server_info: what `/health` tells about the router and its llama.cpp.
+    reload: None where there is nothing to read anew.
     """
 
     settings: Settings
@@ -98,3 +113,17 @@ class Services:
     tickets: TicketOffice
     budget: BodyBudget
     server_info: Mapping[str, str]
+    reload: Reload | None = None
+    _followers: list[Callable[[Settings], None]] = field(default_factory=list)
+
+    def follow(self, adopt: Callable[[Settings], None]) -> None:
+        """Call `adopt` with the settings now, and again whenever others hold: for what is made from them beforehand."""
+        self._followers.append(adopt)
+        adopt(self.settings)
+
+    def apply(self, settings: Settings) -> None:
+        """These hold from now on, for all in one step: nothing else runs in between."""
+        self.settings = settings
+        self.budget.limit = settings.api.max_buffered_mb * MIB
+        for adopt in self._followers:
+            adopt(settings)

@@ -27,18 +27,26 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Tails end up in terminals, pages and error messages: no control character may forge a line there.
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
+# At the verbosities that a configuration may ask for these lines alone quote what was asked or answered (llama.cpp
+# b11434: `ex_wrapper` and `update_slots`, `normalize_anthropic_billing_header`). Clients get the first of them whole.
+_QUOTING = re.compile(r"(got (?:another )?exception: |anthropic string not as expected: ).+", re.DOTALL)
+_LEFT_OUT = r"\1[left out, as it may quote a request]"
 
-def log_file_name(model: str) -> str:
-    """A safe file name for an alias; different aliases have different names.
+
+def log_file_name(model: str, number: int = 0) -> str:
+    """A safe file name for an alias; different aliases have different names, and so have children beside each other.
 
     Percent-encoded; beyond 200 characters the end is replaced by a digest. (On a file system that ignores case,
     aliases that differ in case alone share a file.)
+
+    Args:
+        number: of the child among those of its model that live, from 0: the second one's is `<alias>+2.log`.
     """
     # `quote` leaves letters, digits and _.-~ alone, and encodes its own escape character.
     name = quote(model, safe="")
     if len(name) > _MAX_NAME:
         name = f"{name[:150]}-{sha256(model.encode()).hexdigest()}"
-    return f"{name}.log"
+    return f"{name}.log" if number == 0 else f"{name}+{number + 1}.log"  # an alias's own + is encoded
 
 
 class ChildLog:
@@ -99,7 +107,7 @@ class ChildLog:
 
     def lines(self) -> tuple[str, ...]:
         """The child's last lines, oldest first, the one that is coming in included."""
-        return (*self._ring, self._clean()) if self._partial else tuple(self._ring)
+        return (*self._ring, _QUOTING.sub(_LEFT_OUT, self._clean())) if self._partial else tuple(self._ring)
 
     def tail(self, lines: int = 20) -> str:
         """The last lines as one text."""
@@ -123,7 +131,8 @@ class ChildLog:
         self._partial.clear()
         self._cut = 0
         self.load.read(said)
-        line = _CONTROL.sub("", plain(said))  # JSON spells out what was taken from the bytes
+        # JSON spells out what was taken from the bytes.
+        line = _QUOTING.sub(_LEFT_OUT, _CONTROL.sub("", plain(said)))
         self._ring.append(line)
         return line
 

@@ -65,13 +65,16 @@ class ConversationStore:
             if folder.name not in fingerprints:
                 _remove_tree(folder)
 
-    def open(self, fingerprint: str) -> ConversationFolder:
-        """A model's folder, without what was being written or read when a child or the router died. Raises OSError."""
+    def open(self, fingerprint: str, *, sweep: bool = True) -> ConversationFolder:
+        """A model's folder. Raises OSError.
+
+        With `sweep`, without what was being written or read when a child or the router died; no child may be at it.
+        """
         for folder in (self._root, self._root / fingerprint):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
         opened = ConversationFolder(self, self._root / fingerprint)
-        for path in _entries(opened.path):
+        for path in _entries(opened.path) if sweep else ():
             if not _NAME.fullmatch(path.name):
                 _remove_tree(path)
         return opened

@@ -55,7 +55,7 @@ class Keeping:
     def __init__(self, folder: Path, limit_mb: int, working_dir: Path) -> None:
         self._store = ConversationStore(folder, limit_mb * _MIB)
         self._is_on = limit_mb > 0
-        self._working_dir = working_dir
+        self.working_dir = working_dir
         self._disk = DiskPace()
         self._forecasts: dict[str, Forecast] = {}
         self._fingerprints: dict[str, str] = {}
@@ -65,11 +65,16 @@ class Keeping:
         """Delete what cannot be restored any more: all of it where nothing is kept."""
         if self._is_on:
             kept = {name: spec for name, spec in models.items() if _can_keep(spec, build)}
-            self._fingerprints = {name: self._fingerprint(name, spec, build) for name, spec in kept.items()}
+            fingerprints = {name: self._fingerprint(name, spec, build) for name, spec in kept.items()}
+            with self._lock:
+                self._fingerprints = fingerprints
         self._store.retain(self._fingerprints.values())
 
-    def keeper(self, model: str, spec: Launched, build: Capabilities) -> SlotKeeper | None:
-        """For a new child of this model; None where nothing is kept, or cannot be."""
+    def keeper(self, model: str, spec: Launched, build: Capabilities, *, alone: bool = True) -> SlotKeeper | None:
+        """For a new child of this model; None where nothing is kept, or cannot be.
+
+        What is kept goes to the child that comes `alone`: those beside it save, and get nothing back.
+        """
         if not self._is_on or not _can_keep(spec, build):
             return None
         fingerprint = self._fingerprint(model, spec, build)
@@ -82,14 +87,15 @@ class Keeping:
             return None
         try:
             aside = _SET_ASIDE if build.supports(_PROMPT_CACHE) else 0
-            return SlotKeeper(model, self._store.open(fingerprint), forecast, aside=aside)
+            folder = self._store.open(fingerprint, sweep=alone)
+            return SlotKeeper(model, folder, forecast, aside=aside, restores=alone)
         except OSError as error:
             _log.warning("the conversations of %s are not kept: %s: %s", model, error.filename, error.strerror)
             return None
 
     def _fingerprint(self, model: str, spec: Launched, build: Capabilities) -> str:
         """Changes with everything that decides what a saved slot means: files, flags, slots and the build."""
-        named = [self._working_dir / flag for flag in spec.flags if not flag.startswith("-")]
+        named = [self.working_dir / flag for flag in spec.flags if not flag.startswith("-")]
         program = [Path(build.command[0])] if build.kind == "binary" else []
         facts = [
             model, spec.flags, dict(spec.env), spec.slots, build.kind, build.version,

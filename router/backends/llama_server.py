@@ -18,13 +18,14 @@ from router.backends.guard_link import Guard
 from router.backends.keeping import Keeping
 from router.backends.llama_argv import build_argv, shortened
 from router.backends.pidfile import PidFile
-from router.backends.port_pool import LOOPBACK, PortPool
+from router.backends.port_pool import PortPool
 from router.backends.process import ChildProcess
 from router.backends.read_ahead import read_ahead
+from router.backends.siblings import Siblings
 from router.backends.slot_keeper import SlotKeeper
+from router.backends.spawned import Spawned
 from router.core.types import Placement, ReplicaId
 from router.engine.ports import ChildExit, LaunchError, LoadProgress, SlotReading, Upstream
-from router.wire.pool import Pool
 
 _log = logging.getLogger(__name__)
 
@@ -74,18 +75,6 @@ class LlamaServerSpec:
         return ("--fit", "off", "-c", str(tokens)), words
 
 
-@dataclass(frozen=True, slots=True)
-class Spawned:
-    """A process, the port it was told to listen on, and the key it demands there.
-
-    Each process has a key of its own: whoever took the port of the last one may have been shown the last key.
-    """
-
-    port: int
-    key: str
-    process: ChildProcess
-
-
 class LlamaServerChild:
     """A running llama-server. Made by `LlamaServerLauncher.launch`; `stop` it in any case.
 
@@ -94,6 +83,7 @@ class LlamaServerChild:
 
     Args:
         respawn: spawns it once more, on another port; raises LaunchError.
+        ended: called when its process has ended for good.
         expected_slots: its number of slots, should it not tell.
         keeper: of its conversations; None = they are not kept.
         cut: what it was told to do without, in words.
@@ -108,6 +98,7 @@ class LlamaServerChild:
         log: ChildLog,
         ports: PortPool,
         respawn: Callable[[], Awaitable[Spawned]],
+        ended: Callable[[], None],
         stranger_patience: float,
         keeper: SlotKeeper | None = None,
         cut: str = "",
@@ -119,12 +110,13 @@ class LlamaServerChild:
         self._log = log
         self._ports = ports
         self._respawn = respawn
+        self._ended = ended
         self._stranger_patience = stranger_patience
         self._keeper = keeper
         self._slots = expected_slots
         self._stopping = False
         self._control = ControlClient(spawned.key)
-        self._upstream = _upstream(spawned)
+        self._upstream = spawned.upstream()
         self._life = asyncio.create_task(self._live(), name=f"life of {name} {spawned.process.pid}")
 
     @property
@@ -205,6 +197,7 @@ class LlamaServerChild:
         finally:
             self._ports.give_back(self.port)
             self._log.close()
+            self._ended()
 
     def _lost_port(self, code: int) -> bool:
         return code != 0 and not self._stopping and any(PORT_IN_USE in line for line in self._log.lines())
@@ -215,7 +208,7 @@ class LlamaServerChild:
         self._ports.give_back(self.port)
         self._now, self._control.key = spawned, spawned.key
         self._upstream.pool.close()
-        self._upstream = _upstream(spawned)
+        self._upstream = spawned.upstream()
         if self._stopping:
             await spawned.process.stop(grace=0)
 
@@ -275,6 +268,7 @@ class LlamaServerLauncher:
         self._guard = Guard()
         self._pid_file = PidFile(self._state_dir)
         self._keeping = Keeping(self._state_dir / "conversations", keep_conversations_mb, self._working_dir)
+        self._siblings = Siblings()
         self._preparing = asyncio.Lock()
         self._reaped = False
 
@@ -282,6 +276,16 @@ class LlamaServerLauncher:
     def capabilities(self) -> Capabilities | None:
         """What was found, if that is known yet; never waits."""
         return self._finder.known
+
+    def adopt(self, specs: Mapping[str, LlamaServerSpec], *, working_dir: Path) -> None:
+        """Launch these from now on; what runs goes on as it was started."""
+        self._specs = dict(specs)
+        self._working_dir = self._keeping.working_dir = working_dir.absolute()
+
+    async def tidy(self) -> None:
+        """Delete the conversations that none of the models can go on with any more."""
+        if (known := self._finder.known) is not None:
+            await asyncio.to_thread(self._keeping.tidy, self._specs, known)
 
     async def prepare(self) -> Capabilities:
         """Do early what the first launch would do: reap what a dead router left behind, find llama.cpp, ask it.
@@ -300,17 +304,22 @@ class LlamaServerLauncher:
     async def launch(self, model: str, replica: ReplicaId, placement: Placement) -> LlamaServerChild:
         """See `Launcher.launch`."""
         capabilities = await self.prepare()
-        spec = self._specs[model]
-        keeper = await asyncio.to_thread(self._keeping.keeper, model, spec, capabilities)
-        log = ChildLog(self._state_dir / "logs" / log_file_name(model))
+        spec = self._specs.get(model)
+        if spec is None:
+            raise LaunchError(f"{model} has been removed from the configuration")
+        place = self._siblings.take(model)
+        log = ChildLog(self._state_dir / "logs" / log_file_name(model, place.number))
+        keeper: SlotKeeper | None = None
 
         async def spawn() -> Spawned:
-            return await self._spawn(capabilities, model, placement, log, keeper)
+            return await self._spawn(capabilities, model, placement, log, keeper, spec=spec)
 
         try:
+            keeper = await asyncio.to_thread(self._keeping.keeper, model, spec, capabilities, alone=place.alone)
             spawned = await spawn()
         except BaseException:
             log.close()
+            self._siblings.leave(place)
             raise
         _log.info("started %s for %s (replica %d): pid %d, port %d", capabilities.name, model, replica,
                   spawned.process.pid, spawned.port)  # fmt: skip
@@ -321,6 +330,7 @@ class LlamaServerLauncher:
             log=log,
             ports=self._ports,
             respawn=spawn,
+            ended=lambda: self._siblings.leave(place),
             stranger_patience=self._stranger_patience,
             keeper=keeper,
             cut=spec.fit(placement)[1],
@@ -328,10 +338,18 @@ class LlamaServerLauncher:
 
     async def read_ahead(self, model: str, room: Callable[[], int]) -> None:
         """See `Launcher.read_ahead`."""
-        await read_ahead(self._specs[model].all_files, room)
+        if (spec := self._specs.get(model)) is not None:
+            await read_ahead(spec.all_files, room)
 
     async def _spawn(
-        self, capabilities: Capabilities, model: str, placement: Placement, log: ChildLog, keeper: SlotKeeper | None
+        self,
+        capabilities: Capabilities,
+        model: str,
+        placement: Placement,
+        log: ChildLog,
+        keeper: SlotKeeper | None,
+        *,
+        spec: LlamaServerSpec,
     ) -> Spawned:
         """Spawn on a port that is free now. Raises LaunchError; then nothing is left of it."""
         port = self._ports.take()
@@ -339,9 +357,9 @@ class LlamaServerLauncher:
         log.redact(key)
         try:
             process = await ChildProcess.start(
-                self._argv(capabilities, model, port, placement, None if keeper is None else keeper.path),
+                self._argv(capabilities, model, port, placement, None if keeper is None else keeper.path, spec=spec),
                 env=child_environment(
-                    self._specs[model].env,
+                    spec.env,
                     key=key,
                     gpus=[int(device.removeprefix("gpu:")) for device in placement.visible or placement.gpus],
                     hide_gpus=self._gpus_present,
@@ -372,9 +390,15 @@ class LlamaServerLauncher:
         await self._guard.close()
 
     def _argv(
-        self, capabilities: Capabilities, model: str, port: int, placement: Placement, slot_save_path: Path | None
+        self,
+        capabilities: Capabilities,
+        model: str,
+        port: int,
+        placement: Placement,
+        slot_save_path: Path | None,
+        *,
+        spec: LlamaServerSpec,
     ) -> tuple[str, ...]:
-        spec = self._specs[model]
         return build_argv(
             capabilities,
             alias=model,
@@ -388,8 +412,3 @@ class LlamaServerLauncher:
             cache_ram_mb=None if "LLAMA_ARG_CACHE_RAM" in spec.env else self._cache_ram_mb,
             slot_save_path=slot_save_path,
         )
-
-
-def _upstream(spawned: Spawned) -> Upstream:
-    pool = Pool(LOOPBACK, spawned.port)
-    return Upstream(f"http://{LOOPBACK}:{spawned.port}", pool, f"Bearer {spawned.key}")

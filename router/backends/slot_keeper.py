@@ -26,13 +26,17 @@ class SlotKeeper:
     Args:
         model: its name, for the log.
         aside: how many conversations its prompt cache is given beyond those in slots.
+        restores: it gets any back at all.
     """
 
-    def __init__(self, model: str, folder: ConversationFolder, forecast: Forecast, *, aside: int) -> None:
+    def __init__(
+        self, model: str, folder: ConversationFolder, forecast: Forecast, *, aside: int, restores: bool = True
+    ) -> None:
         self._model = model
         self._folder = folder
         self._forecast = forecast
         self._aside = aside
+        self._restores = restores
         self._restored: list[Conversation] = []
         self._first_task = 0
 
@@ -43,6 +47,8 @@ class SlotKeeper:
 
     async def restore(self, control: ControlClient, port: int, slots: int) -> int:
         """Give a new child the last conversations: one a slot, the latest first, and some more; how many it has got."""
+        if not self._restores:
+            return 0
         try:
             found = await asyncio.to_thread(self._folder.newest, slots + self._aside)
             await self._restore_aside(control, port, found[slots:])

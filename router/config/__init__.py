@@ -4,9 +4,11 @@
 checked: the rest of the program never meets a half-valid setting.
 """
 
+from router.config.changes import Changes, Reloaded, compare
 from router.config.environment import read_environment
 from router.config.files import shard_files
 from router.config.flags import flag_value, has_flag
+from router.config.keys import ClientKey, Keys
 from router.config.loading import config_file, load_settings
 from router.config.models import ApiConfig, ModelConfig, SystemConfig, parallel_slots
 from router.config.names import RESERVED, RESERVED_ENDINGS
@@ -16,9 +18,14 @@ __all__ = [
     "RESERVED",
     "RESERVED_ENDINGS",
     "ApiConfig",
+    "Changes",
+    "ClientKey",
+    "Keys",
     "ModelConfig",
+    "Reloaded",
     "Settings",
     "SystemConfig",
+    "compare",
     "config_file",
     "flag_value",
     "has_flag",

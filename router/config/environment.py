@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dotenv.parser import parse_stream
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
 from router.config.files import absolute
+from router.config.keys import VARIABLES as KEYS
 from router.config.models import MAX_PORT, ApiConfig
 from router.config.problems import problems_of, shown
 from router.errors import ConfigError, Problem
@@ -21,8 +22,7 @@ VARIABLES = (
     "ROUTER_PORT",
     "LLAMA_SERVER_PATH",
     "BASE_MODELS_PATH",
-    "API_KEY",
-    "METRICS_TOKEN",
+    *KEYS,
 )
 
 
@@ -34,8 +34,6 @@ class Overrides:
     port: int | None = None
     llama_server_path: Path | None = None
     base_models_path: Path | None = None
-    api_key: SecretStr | None = None
-    metrics_token: SecretStr | None = None
 
 
 def read_environment(environ: Mapping[str, str], cwd: Path) -> Mapping[str, str]:
@@ -82,8 +80,6 @@ def read_overrides(
         port=_port(environ, port, problems),
         llama_server_path=_path(environ, "LLAMA_SERVER_PATH", cwd),
         base_models_path=_path(environ, "BASE_MODELS_PATH", cwd),
-        api_key=_secret(environ, "API_KEY", problems),
-        metrics_token=_secret(environ, "METRICS_TOKEN", problems),
     )
 
 
@@ -112,14 +108,3 @@ def _port(environ: Mapping[str, str], port: int | None, problems: list[Problem])
 def _path(environ: Mapping[str, str], name: str, cwd: Path) -> Path | None:
     value = environ.get(name)
     return absolute(Path(value), cwd) if value else None
-
-
-def _secret(environ: Mapping[str, str], name: str, problems: list[Problem]) -> SecretStr | None:
-    value = environ.get(name)
-    if not value:
-        return None
-    if value != value.strip() or not value.isprintable():
-        problems.append(
-            Problem(name, "white space at an end, or characters that cannot be printed", "clients could not send it")
-        )
-    return SecretStr(value)

@@ -7,7 +7,7 @@ as `-` and the last occurrence wins. The `=` form is understood too, so that non
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -92,6 +92,12 @@ RULES = (
     Rule((), ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"), "write the devices as system.gpu_devices"),
 )
 
+# They make llama-server write prompts and answers into its log, or show them to whoever reads `/slots`.
+_TELLING_FLAGS = ("-v", "--verbose", "--log-verbose", "--verbose-prompt")
+_TELLING_VARIABLES = ("LLAMA_SERVER_SLOTS_DEBUG", "LLAMA_SERVER_SLOTS_N_DIFF", "LLAMA_TRACE")
+_VERBOSITY = (("-lv", "--verbosity", "--log-verbosity"), "LLAMA_ARG_LOG_VERBOSITY")
+_MOST_DISCREET = 4  # `trace`; 5 is `debug`
+
 # `--model-*` means the model itself; the draft model of speculative decoding is an ordinary flag.
 _NOT_OWNED = ("--model-draft",)
 
@@ -114,6 +120,27 @@ def owned_variable(name: str) -> Rule | None:
     """The rule that forbids this environment variable of a child, if any. Case is ignored, as on Windows."""
     name = name.upper()
     return next((rule for rule in RULES if any(fnmatchcase(name, one) for one in rule.variables)), None)
+
+
+def telling_flag(flags: Sequence[str]) -> str | None:
+    """The flag among these by which llama-server would log what it is asked, if any."""
+    for name in _TELLING_FLAGS:
+        if has_flag(flags, name):
+            return name
+    value = flag_value(flags, *_VERBOSITY[0])
+    return None if value is None or _is_discreet(value) else f"a verbosity of {value}"
+
+
+def telling_variable(env: Mapping[str, str]) -> str | None:
+    """The variable among these that would do the same, if any."""
+    for name, value in env.items():
+        if name.upper() in _TELLING_VARIABLES or (name.upper() == _VERBOSITY[1] and not _is_discreet(value)):
+            return name
+    return None
+
+
+def _is_discreet(verbosity: str) -> bool:
+    return verbosity.strip().isdecimal() and int(verbosity) <= _MOST_DISCREET
 
 
 def flag_value(flags: Sequence[str], *names: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from router.config.document import Document, read_document
 from router.config.environment import Overrides, read_environment, read_overrides
 from router.config.files import absolute, exists, is_file
+from router.config.keys import read_keys
 from router.config.models import ApiConfig, SystemConfig
 from router.config.settings import Settings, assemble, with_absolute_paths
 from router.errors import ConfigError, Problem
@@ -77,8 +78,7 @@ def load_settings(
         models=document.models,
         folder=folder,
         source=source,
-        api_key=overrides.api_key,
-        metrics_token=overrides.metrics_token,
+        keys=read_keys(environ, document.api, folder, problems),
         base_key="BASE_MODELS_PATH" if overrides.base_models_path else "system.base_models_path",
         problems=problems,
     )

@@ -5,13 +5,14 @@ The tables of docs/configuration.md are tested against these classes.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 
 from router.config.flags import (
@@ -26,8 +27,13 @@ from router.config.flags import (
 from router.config.names import name_fault
 
 MAX_PORT = 65535
+DIGEST = "sha256:"  # begins a key of which only the digest is written
+OTHER_KEYS = ("admin", "metrics")  # names of ADMIN_API_KEY and METRICS_TOKEN
+MAX_REPLICAS = 64
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[^\s/:?#@\[\]]+)(:\d{1,5})?", re.IGNORECASE)
 
+_HOST_NAME = re.compile(r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", re.IGNORECASE)
+_KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")  # no process can be handed these
 
 
@@ -60,6 +66,38 @@ def _check_origin(value: str) -> str:
             'expected "*" or scheme://host[:port]', 'no path and no slash at the end: "https://chat.example.org"'
         )
     return value.lower()
+
+
+def _check_allowed_host(value: str) -> str:
+    if not _HOST_NAME.fullmatch(value):
+        raise refuse(
+            'expected a host name, "*.domain" or "*"', 'no scheme, no port: "llm.example.org". Addresses are allowed'
+        )
+    return value.lower()
+
+
+def key_name_fault(name: str) -> str | None:
+    """What is wrong with the name of a client's key; None when it is fine."""
+    if name in OTHER_KEYS:
+        return f"`{name}` is the name of {'ADMIN_API_KEY' if name == OTHER_KEYS[0] else 'METRICS_TOKEN'}"
+    return None if _KEY_NAME.fullmatch(name) else "expected a name of 1 to 64 letters, digits, `.`, `_` and `-`"
+
+
+def _check_key_name(name: str) -> str:
+    if fault := key_name_fault(name):
+        raise refuse(fault)
+    return name
+
+
+def _to_key_source(value: Any) -> Any:
+    return {"key": value} if isinstance(value, str) else value
+
+
+def _check_network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise refuse("expected an address or a network", 'e.g. "127.0.0.1", "10.0.0.0/8" or "::1"') from None
 
 
 def _check_devices(value: tuple[int, ...]) -> tuple[int, ...]:
@@ -116,10 +154,11 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PingInterval = Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)]  # many clients give a silent server 60 s
-SendTimeout = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
+ClientTimeout = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
 FilePath = Annotated[Path, BeforeValidator(_to_path)]
 Variable = Annotated[str, AfterValidator(_check_variable)]
 VariableValue = Annotated[str, AfterValidator(_check_variable_value)]
+KeyName = Annotated[str, AfterValidator(_check_key_name)]
 FromList = BeforeValidator(_to_tuple)
 
 
@@ -127,17 +166,50 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
 
 
+class KeySource(_Section):
+    """Where a client's key is: here, in a file, or in an environment variable."""
+
+    key: SecretStr | None = None
+    key_file: FilePath | None = None
+    key_env: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if len(self.model_fields_set) != 1 or None in (getattr(self, name) for name in self.model_fields_set):
+            raise refuse('expected the key, or one of {"key": …}, {"key_file": …}, {"key_env": …}')
+        return self
+
+
 class ApiConfig(_Section):
-    """`api`: where the router listens, and what it accepts. Sizes are MiB."""
+    """`api`: where the router listens, and what and whom it accepts. Sizes are MiB.
+
+    Attributes:
+        allowed_hosts: names by which clients without a key may call the router.
+        api_keys: by name.
+        log_prompts: what is asked and answered may be logged.
+    """
 
     host: Annotated[str, AfterValidator(_check_host)] = "0.0.0.0"
     port: Annotated[int, Field(ge=0, le=MAX_PORT)] = 8000
     cors_origins: Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], FromList] = ()
     max_body_mb: Count = 64
     max_buffered_mb: Count = 1024
+    max_text_mb: Count = 8
+    api_keys: Mapping[KeyName, Annotated[KeySource, BeforeValidator(_to_key_source)]] = Field(
+        default_factory=dict, repr=False
+    )
     allow_unauthenticated: bool = False
+    allowed_hosts: Annotated[tuple[Annotated[str, AfterValidator(_check_allowed_host)], ...], FromList] = ()
+    log_prompts: bool = False
     stream_ping_sec: PingInterval = 15.0
-    send_timeout_sec: SendTimeout = 60.0
+    send_timeout_sec: ClientTimeout = 60.0
+    header_timeout_sec: ClientTimeout = 20.0
+    body_timeout_sec: ClientTimeout = 60.0
+    keep_alive_sec: ClientTimeout = 75.0
+    max_connections: Count = 12_000
+    max_connections_per_peer: Count = 1024
+    max_open_requests: Count = 4096
+    forwarded_allow_ips: Annotated[tuple[Annotated[str, AfterValidator(_check_network)], ...], FromList] = ()
 
 
 class PriorityOffsets(_Section):
@@ -179,6 +251,7 @@ class SystemConfig(_Section):
     base_port: Annotated[int, Field(ge=1, le=MAX_PORT)] = 8085
     health_interval_sec: Seconds = 30.0
     restart_grace_sec: Seconds = 10.0
+    drain_timeout_sec: NotNegative = 30.0
     state_dir: FilePath = Path(".llama-router")
     keep_conversations: bool = True
     keep_conversations_mb: Count = 4096
@@ -192,6 +265,8 @@ class ModelConfig(_Section):
         env: for the child alone. Values may be secret: never log them.
         idle_timeout_sec: None = `system.idle_timeout_sec`.
         exclusive_with: names or aliases of other models.
+        min_replicas: kept in memory, as long as there is room.
+        max_replicas: loaded at most when many wait and memory is idle.
     """
 
     model_path: FilePath
@@ -207,6 +282,8 @@ class ModelConfig(_Section):
     pinned: bool = False
     evict_cost: NotNegative = 1.0
     exclusive_with: Annotated[tuple[str, ...], FromList] = ()
+    min_replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] = 0
+    max_replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
 
     @cached_property
     def writes_no_text(self) -> bool:

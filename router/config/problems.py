@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from router.config.models import ApiConfig, ModelConfig, PriorityOffsets, SystemConfig
+from router.config.models import ApiConfig, KeySource, ModelConfig, PriorityOffsets, SystemConfig
 from router.errors import Problem
 
 SECTIONS: dict[str, type[BaseModel] | None] = {"api": ApiConfig, "system": SystemConfig, "models": None}
@@ -19,7 +19,13 @@ SECTIONS: dict[str, type[BaseModel] | None] = {"api": ApiConfig, "system": Syste
 _MAX_SHOWN = 80
 _MAX_LISTED = 30
 _SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
-_ENVIRONMENT_ONLY = ("API_KEY", "METRICS_TOKEN", "CONFIG_PATH")
+_ENVIRONMENT_ONLY = ("API_KEY", "ADMIN_API_KEY", "METRICS_TOKEN", "CONFIG_PATH")
+_KEYS = ("api", "api_keys")
+# Sections within sections, and what their keys are called.
+_INNER: dict[tuple[int | str, ...], tuple[type[BaseModel], str]] = {
+    _KEYS: (KeySource, "keys"),
+    ("system", "priority_offsets_sec"): (PriorityOffsets, "classes"),
+}
 _EXPECTED = {
     "bool_type": "expected true or false",
     "int_type": "expected a whole number",
@@ -131,8 +137,8 @@ def _nearest_key(location: Location) -> str:
         return f'"{name}" belongs in "{section}"' if section else nearest(name, list(SECTIONS), "keys")
     if here == "models":
         return nearest(name, list(ModelConfig.model_fields), "keys")
-    if list(location[:-1]) == ["system", "priority_offsets_sec"]:
-        return nearest(name, list(PriorityOffsets.model_fields), "classes")
+    if inner := _INNER.get(tuple(location[:2])):
+        return nearest(name, list(inner[0].model_fields), inner[1])
     other = "system" if here == "api" else "api"
     if name in _keys(other):
         return f'"{name}" belongs in "{other}"'
@@ -150,6 +156,8 @@ def _field(location: Location) -> int | str | None:
 
 
 def _is_secret(value: Any, location: Location) -> bool:
+    if tuple(location[:2]) == _KEYS:
+        return True
     field = _field(list(location))
     known = len(location) > 1 and location[-1] in _keys(str(location[0]))  # no key of ours holds a secret
     suspects = [*([] if known else location[-1:]), *([value] if field == "flags" else [])]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from pydantic import SecretStr
-
 from router.config.catalog import Catalog, build_catalog
 from router.config.files import absolute, shard_files
+from router.config.flags import telling_flag, telling_variable
+from router.config.keys import Keys, read_keys
 from router.config.models import ApiConfig, ModelConfig, SystemConfig, parallel_slots
 from router.config.problems import key_path, nearest, shown
 from router.errors import ConfigError, Problem
@@ -24,8 +24,7 @@ class Settings:
         api, system: effective values: what the environment or the command line says is in them; paths are absolute.
         models: by canonical name, in order, discovered ones at the end.
         source: the file that was read; None = none.
-        api_key: what clients must present; None = only loopback peers may come in.
-        metrics_token: a further key, for /metrics alone.
+        keys: what clients must present; without any only loopback peers may come in.
         notes: what was left out or looks odd, for the log.
     """
 
@@ -33,8 +32,7 @@ class Settings:
     system: SystemConfig
     models: Mapping[str, ModelConfig]
     source: Path | None
-    api_key: SecretStr | None
-    metrics_token: SecretStr | None
+    keys: Keys
     notes: tuple[str, ...]
     _names: Mapping[str, str] = field(repr=False)
     _files: Mapping[str, Path] = field(repr=False)
@@ -46,25 +44,26 @@ class Settings:
         models: Mapping[str, ModelConfig],
         api: ApiConfig | None = None,
         system: SystemConfig | None = None,
-        api_key: str | None = None,
-        metrics_token: str | None = None,
+        keys: Keys | None = None,
         folder: Path | None = None,
     ) -> Settings:
         """Settings from Python objects, with the same checks between them as a file gets.
 
         Args:
+            keys: in place of those that `api.api_keys` names.
             folder: what relative paths are relative to; the working directory if left out.
 
         Raises ConfigError.
         """
-        folder = folder or Path.cwd()
+        folder, api = folder or Path.cwd(), api or ApiConfig()
+        problems: list[Problem] = []
         return assemble(
-            api=api or ApiConfig(),
+            api=api,
             system=with_absolute_paths(system or SystemConfig(), folder, folder),
             models=models,
             folder=folder,
-            api_key=SecretStr(api_key) if api_key else None,
-            metrics_token=SecretStr(metrics_token) if metrics_token else None,
+            keys=keys or read_keys({}, api, folder, problems),
+            problems=problems,
         )
 
     @property
@@ -130,10 +129,9 @@ def assemble(
     api: ApiConfig,
     system: SystemConfig,
     models: Mapping[str, ModelConfig | None],
+    keys: Keys,
     folder: Path,
     source: Path | None = None,
-    api_key: SecretStr | None = None,
-    metrics_token: SecretStr | None = None,
     base_key: str = "system.base_models_path",
     problems: list[Problem] | None = None,
 ) -> Settings:
@@ -150,7 +148,8 @@ def assemble(
     """
     problems = list(problems or ())
     catalog = build_catalog(models, system, folder, base_key, problems)
-    problems += [*_preload_problems(system, catalog), *_exclusion_problems(catalog), *_size_problems(api)]
+    problems += [*_preload_problems(system, catalog), *_exclusion_problems(catalog), *_replica_problems(catalog)]
+    problems += [*_size_problems(api), *([] if api.log_prompts else _prompt_problems(catalog))]
     if problems:
         raise ConfigError(str(source or "settings"), problems)
     return Settings(
@@ -158,8 +157,7 @@ def assemble(
         system=system,
         models=MappingProxyType(catalog.models),
         source=source,
-        api_key=api_key,
-        metrics_token=metrics_token,
+        keys=keys,
         notes=tuple(catalog.notes),
         _names=MappingProxyType(catalog.names),
         _files=MappingProxyType(catalog.files),
@@ -195,6 +193,32 @@ def _exclusion_problems(catalog: Catalog) -> list[Problem]:
                 )
                 found.append(Problem(where, message, "unpin one of them"))
     return found
+
+
+def _prompt_problems(catalog: Catalog) -> list[Problem]:
+    """Models whose llama-server would log what it is asked."""
+    found = [
+        (key_path(("models", name, place)), telling)
+        for name, model in catalog.models.items()
+        for place, telling in (("flags", telling_flag(model.flags)), ("env", telling_variable(model.env)))
+    ]
+    return [
+        Problem(where, f"{telling} makes llama-server log prompts and answers", "allow it with api.log_prompts")
+        for where, telling in found
+        if telling
+    ]
+
+
+def _replica_problems(catalog: Catalog) -> list[Problem]:
+    return [
+        Problem(
+            key_path(("models", name, "min_replicas")),
+            f"expected at most max_replicas ({model.max_replicas}), got {model.min_replicas}",
+            f"raise max_replicas to {model.min_replicas}, or lower min_replicas",
+        )
+        for name, model in catalog.models.items()
+        if model.min_replicas > model.max_replicas
+    ]
 
 
 def _size_problems(api: ApiConfig) -> list[Problem]:

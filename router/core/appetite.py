@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from router.core.fleet import Fleet
+from router.core.growth import extras
 from router.core.learning import FORESEEN, observed_need, outgrown, projected_need, raised_need
 from router.core.lifecycle import ReplicaState
 from router.core.outbox import Outbox
@@ -72,20 +73,24 @@ class Appetite:
         model.raise_need(raised_need(model.need, exhausted, seen, most))
         model.reason = f"is loaded once more, with more room, after this: {reason}"
         devices = {HOST} if exhausted.kind is DeviceKind.HOST else set(replica.placement.gpus)
-        for other in self._state.models.values():
-            idle = other.replica
-            if other.spec.pinned or idle is None or not other.is_idle:
-                continue
-            if not devices.isdisjoint(idle.placement.bytes):
-                self._out.add(Evicted(idle.model, model.spec.name))
-                idle.makes_room_for = model.spec.name
+        for other in list(self._state.replicas.values()):
+            if self._may_go(other) and not devices.isdisjoint(other.placement.bytes):
+                self._out.add(Evicted(other.model, model.spec.name, other.id))
+                other.makes_room_for = model.spec.name
                 model.promised = True
-                self._fleet.let_go(idle, f"makes room for {model.spec.name}", now)
+                self._fleet.let_go(other, f"makes room for {model.spec.name}", now)
         return True
 
+    def _may_go(self, replica: Replica) -> bool:
+        """Whether it idles, and is neither pinned nor kept."""
+        model = self._model(replica)
+        if not model.rests(replica):
+            return False
+        return replica in extras(model) or not (model.spec.pinned or model.spec.min_replicas)
+
     def _learn(self, model: Model, replica: Replica) -> None:
-        """Of one that was cut it is not known what it takes as a whole."""
-        if replica.ready is not None and not replica.cut:
+        """Of one that was cut it is not known what it takes as a whole; one that is stale was another model."""
+        if replica.ready is not None and not replica.cut and not replica.stale:
             model.need = observed_need(model.need, self._ledger.peak(replica.id), model.spec.need.reserve)
 
     def _model(self, replica: Replica) -> Model:

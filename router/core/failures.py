@@ -27,6 +27,11 @@ class FailureRecord:
         pause = self._policy.backoff_base * 2.0 ** (len(self._times) - 1)
         return now + min(pause, self._policy.backoff_cap)
 
+    def adopt(self, policy: Policy) -> None:
+        """Judge by this policy from now on."""
+        self._policy = policy
+        self._times = deque(self._times, maxlen=policy.failure_limit)
+
     def clear(self) -> None:
         self._times.clear()
 

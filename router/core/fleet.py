@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from router.core.growth import extras
 from router.core.lifecycle import ReplicaState
 from router.core.outbox import Outbox
 from router.core.plan import startable
@@ -23,7 +24,8 @@ class Fleet:
         replica = Replica(self._ids, model.spec.name, placement, model.spec.slots, created=now)
         self._state.replicas[replica.id] = replica
         self._state.ledger.book(replica.id, placement)
-        model.replica, model.reason, model.promised = replica, "", False
+        model.replicas.append(replica)
+        model.reason, model.promised, model.ejected = "", False, False
         self._out.touch(model)
 
     def start_reserved(self, now: float) -> None:
@@ -37,10 +39,15 @@ class Fleet:
             self._out.add(WakeAt(wake))
 
     def drop_unwanted(self, now: float) -> None:
-        """Give up reserved replicas that nobody waits for any more."""
+        """Give up reserved replicas that nobody waits for any more, and extra ones once others want memory."""
+        is_scarce = any(model.is_hungry for model in self._state.models.values())
         for replica in list(self._state.replicas.values()):
+            if replica.state is not ReplicaState.RESERVED:
+                continue
             model = self._model(replica)
-            if replica.state is ReplicaState.RESERVED and not model.queue and not model.want:
+            is_extra = replica in extras(model)
+            is_wanted = model.queue or model.want or model.spec.min_replicas
+            if not is_wanted or (is_extra and (is_scarce or not model.queue)):
                 self.remove(replica, now)
 
     def abandon(self, model: Model, now: float) -> None:
@@ -49,10 +56,12 @@ class Fleet:
         A load is given up once only: else a client that is less patient than the load is long, and tries again, would
         never see its end.
         """
-        replica = model.replica
+        replica = model.leader
         if replica is None or replica.state is not ReplicaState.STARTING or replica.started is None:
             return
-        if model.want or model.abandoned or now - replica.started > model.experience.load_seconds / 2:
+        if model.want or model.spec.min_replicas or model.abandoned:
+            return
+        if now - replica.started > model.experience.load_seconds / 2:
             return
         model.abandoned = True
         self.let_go(replica, "nobody waits for it any more", now)
@@ -82,7 +91,7 @@ class Fleet:
         """Have its child ended."""
         replica.to(ReplicaState.STOPPING, now)
         self._out.touch(self._model(replica))
-        self._out.add(Stop(replica.id, replica.model, force, replica.reason))
+        self._out.add(Stop(replica.id, replica.model, force, replica.reason, keep=not replica.stale))
 
     def remove(self, replica: Replica, now: float) -> None:
         """It is no more: its booking ends."""
@@ -90,7 +99,7 @@ class Fleet:
         del self._state.replicas[replica.id]
         self._state.ledger.release(replica.id)
         model = self._model(replica)
-        model.replica = None
+        model.replicas.remove(replica)
         self._out.touch(model)
 
     def _model(self, replica: Replica) -> Model:

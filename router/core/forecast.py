@@ -9,20 +9,21 @@ from router.core.types import Obstacle
 
 def expected_wait(state: State, model: Model, ahead: int, now: float) -> float:
     """Seconds until a request gets its slot if those before it in the line of its model take `ahead` slots."""
-    replica = model.replica
+    serving = model.serving
     service = state.service_seconds(model)
-    if replica is None or replica.state is not ReplicaState.READY:
+    if not serving:
         return _until_ready(state, model, now) + ahead // model.spec.slots * service
-    free = replica.slots - replica.busy
-    return 0.0 if ahead < free else (ahead - free + 1) * service / replica.slots
+    slots = sum(replica.slots for replica in serving)
+    free = slots - sum(replica.busy for replica in serving)
+    return 0.0 if ahead < free else (ahead - free + 1) * service / slots
 
 
 def obstacle(state: State, model: Model) -> Obstacle | None:
     """Why the first of the line waits; None when nobody does."""
     if not model.queue:
         return None
-    replica = model.replica
-    if replica is not None and replica.state in (ReplicaState.RESERVED, ReplicaState.STARTING):
+    replica = model.leader
+    if replica is not None and replica.is_coming:
         return Obstacle.LOADING
     if replica is not None and replica.state is ReplicaState.READY:
         return Obstacle.SLOT
@@ -37,7 +38,7 @@ def _makes_way(state: State, model: Model) -> bool:
 
 def _until_ready(state: State, model: Model, now: float) -> float:
     """Seconds until its replica can serve: room must be made, the model loaded."""
-    replica = model.replica
+    replica = model.leader
     load = state.load_seconds(model)
     if replica is not None and replica.state is ReplicaState.STARTING and replica.started is not None:
         return max(0.0, replica.started + load - now)
@@ -49,12 +50,11 @@ def _until_ready(state: State, model: Model, now: float) -> float:
 
 def _until_room(state: State, model: Model, now: float) -> float:
     """Seconds until another can make room, at the latest; the longest lease on it comes on top."""
-    residents = [m for m in state.models.values() if m.replica is not None and m.replica.state is ReplicaState.READY]
-    if len(state.replicas) < state.policy.max_models and not model.is_hungry:
+    residents = [(m, replica) for m in state.models.values() for replica in m.serving]
+    if len({replica.model for replica in state.replicas.values()}) < state.policy.max_models and not model.is_hungry:
         return 0.0  # nothing says that it will not fit
-    if model.promised or not residents or any(other.is_idle for other in residents):
+    if model.promised or not residents or any(other.rests(replica) for other, replica in residents):
         return 0.0
     claim = model.urgency() if model.queue else now + min(state.policy.priority_offsets.values())
-    turns = [other.replica.ready + state.residency(other) for other in residents
-             if other.replica is not None and other.replica.ready is not None]  # fmt: skip
+    turns = [(replica.ready or replica.since) + state.residency(other) for other, replica in residents]
     return max(0.0, max(claim, min(turns)) - now)

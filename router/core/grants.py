@@ -68,14 +68,15 @@ class Grants:
     # -- running -----------------------------------------------------------------------------------------------------
 
     def serve(self, model: Model, now: float) -> None:
-        """Grant waiters the free slots of their model's replica.
+        """Grant waiters the free slots of their model's replicas.
 
         The first one has the slots kept that it needs more of: else a wide one would never find them all free.
         """
-        replica, queue = model.replica, model.queue
-        while replica is not None and replica.busy < replica.slots:
+        queue = model.queue
+        while model.has_free_slots:
             head = queue.peek()
-            if head is None or not replica.has_room_for(head[1]):
+            replica = None if head is None else model.free_for(head[1])
+            if head is None or replica is None:
                 return
             queue.pop()
             self._waiting.discard(head[1].id)
@@ -87,6 +88,8 @@ class Grants:
         width = min(replica.slots, ticket.width)
         replica.leases[lease] = Run(now, width)
         replica.busy += width
+        if ticket.marks:
+            replica.known.note(ticket.marks)
         replica.last_used = model.last_used = now
         self._leases[lease] = replica
         self._out.add(Grant(ticket.id, lease, replica.id, replica.model))

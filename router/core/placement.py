@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from router.core.spread import gpu_spreads, ratio
@@ -69,6 +69,27 @@ def place(need: Need, free: Mapping[DeviceId, int], capacity: Mapping[DeviceId, 
         visible=tuple(device for device in capacity if device != HOST) if need.pin.numbered and on_gpus else (),
         squeeze=squeeze,
     )
+
+
+def unkept(
+    wanted: Iterable[tuple[str, Need, int]], capacity: Mapping[DeviceId, int]
+) -> Iterator[tuple[str, int, Shortage | None]]:
+    """The models of which fewer replicas fit beside each other on empty devices than are to be kept there.
+
+    Args:
+        wanted: name, need of one replica, and number of them to be kept, in the order in which they are loaded.
+
+    Yields name, number that fits, and what the next one lacks; None where it would only fit cut.
+    """
+    free = dict(capacity)
+    for name, need, count in wanted:
+        for number in range(count):
+            found = place(need, free, capacity)
+            if isinstance(found, Shortage) or (number and not found.whole):
+                yield name, number, found if isinstance(found, Shortage) else None
+                break
+            for device, size in found.bytes.items():
+                free[device] -= size
 
 
 def _squeeze(need: Need, capacity: Mapping[DeviceId, int]) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 
 from router.core.eviction import choose_victims
+from router.core.growth import LOOK_SEC, extras, is_worth_one_more, may_grow, overdue_at, shortfall
 from router.core.lifecycle import LEAVING, ReplicaState
 from router.core.placement import Shortage
 from router.core.records import Model, Replica, State, Want
@@ -29,6 +29,7 @@ class Plan:
         victims: replicas that make room, each with the model it makes room for.
         impossible: models that can never fit, each with the arithmetic.
         dropped: models that were wanted only if there was room, and there is none.
+        short: models that are to be kept with more replicas than there is room for, each with the arithmetic.
         wake: when to plan again, if nothing happens before.
     """
 
@@ -37,6 +38,7 @@ class Plan:
     victims: list[tuple[Replica, str]] = field(default_factory=list)
     impossible: list[tuple[Model, str]] = field(default_factory=list)
     dropped: list[Model] = field(default_factory=list)
+    short: list[tuple[Model, str]] = field(default_factory=list)
     wake: float | None = None
 
     def wake_by(self, at: float) -> None:
@@ -52,7 +54,7 @@ def plan(state: State, now: float) -> Plan:
     waiting work there is for a second of loading and serving them. One that fits is reserved. One that does not gets
     the memory that is coming free; failing that, idle replicas make room at once, or when they have lingered for long
     enough, and busy ones only once its deadline has passed and they have had their residency. Whatever is set aside
-    for it is out of reach of those behind.
+    for it is out of reach of those behind. If nobody is left waiting for memory, models may get one more replica.
     """
     result = Plan()
     leaving = [replica for replica in state.replicas.values() if replica.state in LEAVING]
@@ -61,8 +63,11 @@ def plan(state: State, now: float) -> Plan:
             result.revived.append(replica)
             leaving.remove(replica)
     room = Room(state, leaving)
-    for model in sorted((m for m in state.models.values() if m.is_hungry), key=lambda m: _turn(state, m, now)):
+    hungry = sorted((m for m in state.models.values() if m.is_hungry), key=lambda m: _turn(state, m, now))
+    for model in hungry:
         _plan_one(state, model, room, result, now)
+    if state.growing and len(hungry) == len(result.reservations) + len(result.impossible) + len(result.dropped):
+        _grow(state, room, result, now)
     return result
 
 
@@ -103,8 +108,7 @@ def _plan_one(state: State, model: Model, room: Room, result: Plan, now: float) 
     elif isinstance(found, Placement) and model.lower_need is not None and state.is_making_room(model):
         room.take(model, found)  # what looked free was not enough: nothing less than all that can go will do
     elif isinstance(found, Placement):
-        room.take(model, found)
-        result.reservations.append((model, found))
+        _reserve(model, found, room, result)
     elif (later := room.fit_later(model)) is not None:
         room.take(model, later)
     elif not model.queue and model.want is not Want.OPERATOR:
@@ -113,6 +117,55 @@ def _plan_one(state: State, model: Model, room: Room, result: Plan, now: float) 
         result.impossible.append((model, message))
     else:
         _make_room(state, model, room, result, now)
+
+
+def _grow(state: State, room: Room, result: Plan, now: float) -> None:
+    """Load one more replica of the models that are to have more, and of those whose line is worth it.
+
+    Into memory that is idle only. What has been set aside for somebody in this plan is not.
+    """
+    short = {model.spec.name: shortfall(model) for model in state.growing if not model.is_hungry}
+    for model in sorted(state.growing, key=lambda m: -short.get(m.spec.name, 0)):
+        lacking = short.get(model.spec.name, 0)
+        if not lacking and not (model.queue and may_grow(model)):
+            continue
+        if now < model.grows_at:
+            result.wake_by(model.grows_at)
+        elif lacking:
+            _grow_to_base(model, lacking, room, result)
+        else:
+            _grow_by_line(state, model, room, result, now)
+
+
+def _grow_to_base(model: Model, lacking: int, room: Room, result: Plan) -> None:
+    for number in range(lacking):
+        found = room.fit_now(model)
+        if isinstance(found, Placement) and (found.whole or not (model.replicas or number)):
+            _reserve(model, found, room, result)
+            continue
+        if isinstance(found, Shortage):
+            result.short.append((model, found.message))
+        return
+
+
+def _grow_by_line(state: State, model: Model, room: Room, result: Plan, now: float) -> None:
+    if not is_worth_one_more(state, model, now):
+        result.wake_by(min(now + LOOK_SEC, overdue_at(state, model)))
+        return
+    found = room.fit_now(model)
+    if not isinstance(found, Placement) or not found.whole:
+        return  # whatever changes the memory has it looked at again
+    locked = locks(state)
+    until = max((locked.get(gpu, now) for gpu in found.gpus), default=now)
+    if until > now:
+        result.wake_by(until)
+    else:
+        _reserve(model, found, room, result)
+
+
+def _reserve(model: Model, found: Placement, room: Room, result: Plan) -> None:
+    room.take(model, found)
+    result.reservations.append((model, found))
 
 
 def _make_room(state: State, model: Model, room: Room, result: Plan, now: float) -> None:
@@ -137,25 +190,45 @@ def _ids(victims: Iterable[tuple[Replica, str]]) -> set[int]:
 
 
 def _candidates(state: State, model: Model, result: Plan, now: float) -> list[Replica]:
-    """Replicas that may make room for this model: first the idle ones, then the busy ones, the least worth first."""
-    idle: list[Model] = []
-    busy: list[Model] = []
-    urgency = model.urgency()
+    """Replicas that may make room for this model: extra ones, then idle ones, then busy ones, the least worth first."""
+    found: list[tuple[tuple[float, ...], Replica]] = []
     waiting = sum(_weight(hungry) for hungry in state.models.values() if hungry.is_hungry)
     for other in state.models.values():
-        replica = other.replica
-        if replica is None or replica.state is not ReplicaState.READY or replica.ready is None or other.spec.pinned:
-            continue
-        due = max(urgency, replica.ready + _turn_length(state, other, now))
-        until = min(due, other.experience.lingers_until(waiting)) if other.is_idle else due
-        if now < until:
-            result.wake_by(until)
-        elif other.is_idle:
-            idle.append(other)
-        else:
-            busy.append(other)
-    by_worth = partial(_worth, state, now)
-    return [other.replica for kind in (idle, busy) for other in sorted(kind, key=by_worth) if other.replica is not None]
+        spare = extras(other)
+        for replica in other.replicas:
+            is_extra = replica in spare
+            if not is_extra and (other.spec.pinned or replica.state is not ReplicaState.READY):
+                continue
+            if is_extra:
+                until = _extra_until(state, other, replica)
+            else:
+                until = _base_until(state, other, replica, model=model, waiting=waiting, now=now)
+            if now < until:
+                result.wake_by(until)
+            else:
+                is_busy = replica.state is ReplicaState.READY and not other.rests(replica)
+                found.append(((not is_extra, is_busy, *_worth(state, now, other, replica)), replica))
+    return [replica for _, replica in sorted(found, key=lambda entry: entry[0])]
+
+
+def _extra_until(state: State, model: Model, replica: Replica) -> float:
+    """Until when an extra replica stays though others want memory: only what works does, for its residency."""
+    if model.rests(replica) or replica.ready is None:
+        return -math.inf
+    return replica.ready + state.residency(model)
+
+
+def _base_until(state: State, other: Model, replica: Replica, *, model: Model, waiting: float, now: float) -> float:
+    """Until when a replica that serves, of another model, need not make room for this one.
+
+    While it idles it is kept for a likely return alone, unless it is to be kept whether it works or not.
+    """
+    ready = replica.since if replica.ready is None else replica.ready
+    due = max(model.urgency(), ready + _turn_length(state, other, now))
+    is_kept = bool(other.spec.min_replicas) and model.want is not Want.OPERATOR
+    if is_kept or not other.rests(replica):
+        return due
+    return min(due, other.experience.lingers_until(waiting))
 
 
 def _turn_length(state: State, model: Model, now: float) -> float:
@@ -167,17 +240,16 @@ def _turn_length(state: State, model: Model, now: float) -> float:
     key = model.queue.head_key()
     if key is None or key > now + state.policy.priority_offsets[Priority.NORMAL]:
         return residency
-    line = model.queue.width * state.service_seconds(model) / model.spec.slots
+    line = model.queue.width * state.service_seconds(model) / model.slots
     return residency + load if line <= load else residency
 
 
-def _worth(state: State, now: float, model: Model) -> tuple[float, float]:
-    """What is lost when the model goes, per byte that is won: expected demand x the cost of loading it again."""
-    if model.replica is None:
-        return (0.0, 0.0)
+def _worth(state: State, now: float, model: Model, replica: Replica) -> tuple[float, float]:
+    """What is lost when a replica goes, per byte that is won: expected demand x the cost of loading it again."""
     seen = model.experience
-    size = sum(state.ledger.booked(model.replica.id).values())
-    return (seen.demand(now) * seen.load_seconds * model.spec.evict_cost / max(1, size), model.replica.last_used)
+    size = sum(state.ledger.booked(replica.id).values())
+    demand = seen.demand(now) / max(1, len(model.serving))
+    return (demand * seen.load_seconds * model.spec.evict_cost / max(1, size), replica.last_used)
 
 
 def startable(state: State, now: float) -> tuple[list[Replica], float | None]:
@@ -186,10 +258,7 @@ def startable(state: State, now: float) -> tuple[list[Replica], float | None]:
     One load per GPU at a time, until its memory is allocated, since each child reads the free memory once and fits
     itself into it. One that takes too long does not keep others any longer.
     """
-    locked: dict[DeviceId, float] = {}
-    for replica in state.replicas.values():
-        if replica.state is ReplicaState.STARTING and replica.started is not None and not replica.allocated:
-            _lock(locked, replica, replica.started + state.load_lock(replica.model))
+    locked = locks(state)
     chosen: list[Replica] = []
     wake: float | None = None
     for replica in state.replicas.values():
@@ -202,6 +271,15 @@ def startable(state: State, now: float) -> tuple[list[Replica], float | None]:
         else:
             wake = until if wake is None else min(wake, until)
     return chosen, wake
+
+
+def locks(state: State) -> dict[DeviceId, float]:
+    """The GPUs that a load keeps others off, and until when."""
+    locked: dict[DeviceId, float] = {}
+    for replica in state.replicas.values():
+        if replica.state is ReplicaState.STARTING and replica.started is not None and not replica.allocated:
+            _lock(locked, replica, replica.started + state.load_lock(replica.model))
+    return locked
 
 
 def _lock(locked: dict[DeviceId, float], replica: Replica, until: float) -> None:

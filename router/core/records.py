@@ -9,6 +9,7 @@ from enum import IntEnum
 from statistics import fmean
 from typing import NamedTuple
 
+from router.core.affinity import Known
 from router.core.experience import Average, Experience
 from router.core.failures import FailureRecord
 from router.core.ledger import Ledger
@@ -28,6 +29,20 @@ _SHORTEST_RESIDENCY = 1.0
 _LONGEST_RESIDENCY = 30.0
 # Looking up a member takes its time, and each request does.
 _READY = ReplicaState.READY
+# A model with several replicas is what the furthest of them is.
+_FURTHEST = {
+    state: rank
+    for rank, state in enumerate(
+        (
+            ReplicaState.READY,
+            ReplicaState.STARTING,
+            ReplicaState.RESERVED,
+            ReplicaState.DRAINING,
+            ReplicaState.STOPPING,
+            ReplicaState.RECLAIMING,
+        )
+    )
+}
 
 
 class Want(IntEnum):
@@ -46,7 +61,7 @@ class Run(NamedTuple):
     width: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Replica:
     """One incarnation of a model.
 
@@ -55,6 +70,8 @@ class Replica:
         busy: slots that they take together.
         allocated: its load has all the memory that it takes.
         cut: what llama.cpp has left out to make it fit, in words.
+        known: the beginnings of prompts that it has read.
+        stale: its model is configured otherwise by now, so that it will not be kept, and what it shows is no lesson.
         since: when it came into its state.
     """
 
@@ -73,6 +90,8 @@ class Replica:
     makes_room_for: str | None = None
     allocated: bool = False
     cut: str = ""
+    known: Known = field(default_factory=Known)
+    stale: bool = False
     since: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,9 +102,23 @@ class Replica:
         self.since = now
 
     @property
+    def is_staying(self) -> bool:
+        """It serves, or will."""
+        return self.state not in LEAVING
+
+    @property
+    def is_coming(self) -> bool:
+        return self.state is ReplicaState.STARTING or self.state is ReplicaState.RESERVED
+
+    @property
     def has_worked(self) -> bool:
         """Whether it has had a lease, so that what it is seen to hold is what it holds at work."""
         return self.ready is not None and self.last_used > self.ready
+
+    @property
+    def may_stay(self) -> bool:
+        """Whether it is on its way out for no reason but that nobody wanted it."""
+        return self.state is ReplicaState.DRAINING and self.makes_room_for is None and not self.stale
 
     def has_room_for(self, ticket: Ticket) -> bool:
         """Whether it serves, and has the slots free that the ticket takes."""
@@ -93,15 +126,21 @@ class Replica:
         return self.state is _READY and (ticket.width <= free or free == self.slots)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Model:
     """One configured model.
 
     Attributes:
+        replicas: those that hold memory, the oldest first.
         abandoned: its last load was given up because nobody waited for it any more.
         promised: another makes room for it, or did.
         yielded: when it last made room for another while it had work.
         lower_need: what was thought that it takes, while it is tried with more after it ran out of memory.
+        ejected: an operator wants none of it in memory until somebody asks for it.
+        setbacks: failures of replicas beside others of the model.
+        grows_at: before that no replica is loaded beside others.
+        looks_at: before that a longer line is no reason to think about one more.
+        retired: it is not configured any more; its name is kept for those who still ask about it.
     """
 
     spec: ModelSpec
@@ -109,7 +148,8 @@ class Model:
     failures: FailureRecord
     need: Need
     experience: Experience
-    replica: Replica | None = None
+    setbacks: FailureRecord
+    replicas: list[Replica] = field(default_factory=list)
     health: Health = Health.AVAILABLE
     want: Want = Want.NO
     reason: str = ""
@@ -120,11 +160,90 @@ class Model:
     promised: bool = False
     yielded: float = -math.inf
     lower_need: Need | None = None
+    ejected: bool = False
+    grows_at: float = -math.inf
+    looks_at: float = -math.inf
+    retired: bool = False
 
     @classmethod
     def of(cls, spec: ModelSpec, policy: Policy) -> Model:
-        queue, failures = TicketQueue(policy.priority_offsets, spec.slots), FailureRecord(policy)
-        return cls(spec, queue, failures, spec.need, Experience(spec.need.total, Average(spec.load_seconds)))
+        queue = TicketQueue(policy.priority_offsets, spec.slots)
+        experience = Experience(spec.need.total, Average(spec.load_seconds))
+        return cls(spec, queue, FailureRecord(policy), spec.need, experience, FailureRecord(policy))
+
+    @property
+    def leader(self) -> Replica | None:
+        """The replica that is furthest, and of those the oldest."""
+        replicas = self.replicas
+        if len(replicas) < 2:
+            return replicas[0] if replicas else None
+        return min(replicas, key=lambda replica: _FURTHEST[replica.state])
+
+    @property
+    def staying(self) -> list[Replica]:
+        """Replicas that serve, or will."""
+        return [replica for replica in self.replicas if replica.state not in LEAVING]
+
+    @property
+    def serving(self) -> list[Replica]:
+        """Replicas that take work."""
+        return [replica for replica in self.replicas if replica.state is ReplicaState.READY]
+
+    @property
+    def slots(self) -> int:
+        """Of all that take work; while none does, what one is expected to have."""
+        return sum(replica.slots for replica in self.serving) or self.spec.slots
+
+    @property
+    def is_at_work(self) -> bool:
+        for replica in self.replicas:  # noqa: SIM110  a generator for each request would take longer
+            if replica.leases:
+                return True
+        return False
+
+    @property
+    def has_free_slots(self) -> bool:
+        """Whether there is any use in asking who could have them."""
+        for replica in self.replicas:  # noqa: SIM110  as above
+            if replica.busy < replica.slots:
+                return True
+        return False
+
+    def free_for(self, ticket: Ticket) -> Replica | None:
+        """The replica that a ticket gets its slots from now; None when it has to wait.
+
+        Of several with room the one that knows most of what is asked, then the least busy, then the oldest.
+        """
+        replicas = self.replicas
+        if len(replicas) == 1:
+            only = replicas[0]
+            return only if only.has_room_for(ticket) else None
+        free = [replica for replica in replicas if replica.has_room_for(ticket)]
+        if len(free) < 2:
+            return free[0] if free else None
+        return max(free, key=lambda replica: (replica.known.depth(ticket.marks), replica.slots - replica.busy))
+
+    def adopt(self, spec: ModelSpec, policy: Policy, *, anew: bool) -> None:
+        """Be configured like this from now on; `anew`: what its replicas have shown so far does not count any more."""
+        before, self.spec = self.spec, spec
+        self.queue.adopt(policy.priority_offsets, spec.slots)
+        self.failures.adopt(policy)
+        self.setbacks.adopt(policy)
+        self.looks_at = -math.inf
+        if not anew:
+            self.need = spec.need if self.need == before.need else self.need
+            return
+        self.need, self.lower_need = spec.need, None
+        self.experience.begin_anew(spec.need.total, spec.load_seconds)
+        self.forget_failures()
+
+    def forget_failures(self) -> None:
+        """It may be tried again, as if it had never failed."""
+        self.failures.clear()
+        self.setbacks.clear()
+        self.grows_at = -math.inf
+        if self.health is not Health.AVAILABLE:
+            self.recover()
 
     def raise_need(self, need: Need) -> None:
         """Try it with more; `lower` takes that back."""
@@ -142,20 +261,19 @@ class Model:
     def status(self) -> Status:
         if self.is_hungry:
             return Status.LOADING  # it waits for room
-        return outward(None if self.replica is None else self.replica.state, self.health)
+        leader = self.leader
+        return outward(None if leader is None else leader.state, self.health)
 
     @property
     def is_hungry(self) -> bool:
         """It should be in memory and is not even on its way."""
-        if self.replica is not None or self.health is not Health.AVAILABLE:
+        if self.replicas or self.health is not Health.AVAILABLE:
             return False
         return self.want is not Want.NO or bool(self.queue)
 
-    @property
-    def is_idle(self) -> bool:
-        """It is in memory and nobody would miss it now."""
-        replica = self.replica
-        return replica is not None and replica.state is _READY and not replica.leases and not self.queue
+    def rests(self, replica: Replica) -> bool:
+        """Whether a replica of this model is ready and nobody would miss it now."""
+        return replica.state is _READY and not replica.leases and not self.queue
 
     def note_failure(self, reason: str, now: float) -> None:
         """Count a failure: back off, or give the model up until a reset."""
@@ -173,17 +291,11 @@ class Model:
         self.retry_at = None
         self.reason = ""
 
-    def idle_deadline(self) -> float:
-        """When it will have been idle for too long; infinite when it is not idle or may idle for ever."""
-        if self.spec.idle_timeout is None or self.spec.pinned or self.replica is None or not self.is_idle:
-            return math.inf
-        return self.replica.last_used + self.spec.idle_timeout
-
     def retry_deadline(self) -> float:
         """When it is tried again by itself after a failure; a model nobody wants stays as it is."""
-        if self.health is not Health.BACKOFF or self.retry_at is None or not (self.queue or self.want):
+        if self.health is not Health.BACKOFF or self.retry_at is None:
             return math.inf
-        return self.retry_at
+        return self.retry_at if self.queue or self.want or (self.spec.min_replicas and not self.ejected) else math.inf
 
     def urgency(self) -> float:
         """When its claim to memory falls due; infinite when nobody waits.
@@ -201,6 +313,7 @@ class State:
 
     Attributes:
         rivals: for each model those that must not be in memory together with it.
+        growing: the models that may have a replica for which nobody waits, or several.
     """
 
     policy: Policy
@@ -208,8 +321,16 @@ class State:
     models: dict[str, Model]
     replicas: dict[ReplicaId, Replica] = field(default_factory=dict)
     rivals: dict[str, frozenset[str]] = field(init=False)
+    growing: tuple[Model, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.survey()
+
+    def survey(self) -> None:
+        """To be called when other models are configured."""
+        self.growing = tuple(
+            model for model in self.models.values() if model.spec.min_replicas or model.spec.max_replicas > 1
+        )
         excluded = {name: model.spec.exclusive_with for name, model in self.models.items()}
         self.rivals = {
             name: (own | {other for other, theirs in excluded.items() if name in theirs}) - {name}
@@ -231,9 +352,13 @@ class State:
         return min(_LONGEST_RESIDENCY, max(_SHORTEST_RESIDENCY, 2 * model.experience.load_seconds))
 
     def has_open_questions(self) -> bool:
-        """Whether planning could change anything: somebody wants memory, or a place in it is on the move."""
+        """Whether planning could change anything: somebody wants memory, or more, or a place in it is on the move."""
         if any(model.is_hungry for model in self.models.values()):
             return True
+        for model in self.growing:
+            few = model.spec.max_replicas if model.queue else model.spec.min_replicas
+            if len(model.replicas) < few:
+                return True
         return any(
             replica.state is ReplicaState.RESERVED or replica.makes_room_for is not None
             for replica in self.replicas.values()

@@ -15,12 +15,15 @@ from router.core.appetite import Appetite
 from router.core.fleet import Fleet
 from router.core.forecast import expected_wait, obstacle
 from router.core.grants import Grants
+from router.core.growth import LOOK_SEC, may_grow, next_idle
 from router.core.ledger import Ledger
-from router.core.lifecycle import LEAVING, Health, ReplicaState
+from router.core.lifecycle import Health, ReplicaState
 from router.core.liveness import Patience, troubles
 from router.core.outbox import Outbox
 from router.core.plan import plan
 from router.core.records import Model, Replica, State, Want
+from router.core.roster import Roster
+from router.core.setbacks import Setbacks
 from router.core.types import (
     Command,
     Device,
@@ -51,7 +54,6 @@ class Scheduler:
     """Owns the queues, the replicas' states and the ledger."""
 
     def __init__(self, policy: Policy, models: Iterable[ModelSpec], devices: Iterable[Device]) -> None:
-        self._policy = policy
         self._state = State(policy, Ledger(devices), {spec.name: Model.of(spec, policy) for spec in models})
         self._models = self._state.models
         self._replicas = self._state.replicas
@@ -62,14 +64,16 @@ class Scheduler:
         self._fleet = Fleet(self._state, self._out)
         self._grants = Grants(self._state, self._out)
         self._appetite = Appetite(self._state, self._out, self._fleet)
+        self._setbacks = Setbacks(self._state, self._grants, self._appetite)
+        self._roster = Roster(self._state, self._out, self._fleet, self._grants)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
     def submit(self, ticket: Ticket, now: float) -> list[Command]:
         """A request asks for a slot: it is granted, queued or rejected."""
         model = self._models[ticket.model]
-        replica = model.replica
-        if replica is not None and not model.queue and replica.has_room_for(ticket) and not self._closing:
+        replica = model.free_for(ticket) if not model.queue and not self._closing else None
+        if replica is not None:
             if not ticket.again:
                 model.experience.arrived(now)
             self._grants.grant(model, replica, ticket, now)
@@ -88,8 +92,11 @@ class Scheduler:
             return self._conclude(now)
         if self._grants.is_first_to_expire(ticket):
             self._out.add(WakeAt(ticket.deadline))
-        if replica is not None and replica.busy < replica.slots:
+        if model.has_free_slots:
             self._grants.serve(model, now)  # it may stand before a wider one, for which there is no room yet
+        if model.spec.max_replicas > 1 and now >= model.looks_at and may_grow(model):
+            model.looks_at = now + LOOK_SEC
+            return self._conclude(now)
         return self._out.flush()
 
     def cancel(self, ticket: TicketId, now: float) -> list[Command]:
@@ -112,11 +119,11 @@ class Scheduler:
         model = self._models[replica.model]
         if model.queue:
             self._grants.serve(model, now)
-        elif not replica.leases:
+        elif not model.is_at_work:
             model.experience.returns.ran_dry(now)
         if replica.state is _DRAINING and not replica.leases:
             self._fleet.stop(replica, now, force=False)
-        elif model.is_idle or self._next_claim <= now:
+        elif model.rests(replica) or self._next_claim <= now:
             return self._conclude(now)  # it may have to make room
         return self._out.flush()
 
@@ -198,15 +205,10 @@ class Scheduler:
         replica.to(ReplicaState.RECLAIMING, now)
         self._ledger.observe_peak(replica_id, peak)
         self._grants.forget(replica)
-        model = self._models[replica.model]
         if not self._closing:
-            if before is ReplicaState.STARTING:
-                if exhausted is None or not self._appetite.raise_after(replica, exhausted, reason, now):
-                    self._load_failed(model, reason, now, timed_out=timed_out)
-            elif before is ReplicaState.READY:
-                self._crashed(model, replica, reason, now)
+            self._setbacks.exited(replica, before, reason, now, timed_out=timed_out, exhausted=exhausted)
         self._appetite.ended(replica)
-        self._out.touch(model)
+        self._out.touch(self._models[replica.model])
         self._wake(now)
         return self._out.flush()
 
@@ -244,12 +246,16 @@ class Scheduler:
 
     def load(self, name: str, now: float, *, evict: bool = True) -> list[Command]:
         """Bring a model into memory though nobody waits; `evict` lets idle ones make room. A FAILED one stays so."""
-        model, replica = self._models[name], self._models[name].replica
+        model = self._models[name]
+        model.ejected = False
         if model.health is Health.BACKOFF:
             self._recover(model)
-        if replica is not None and replica.state is ReplicaState.DRAINING and replica.makes_room_for is None:
-            self._revive(replica, now)
-        elif replica is None or replica.state in LEAVING:
+        draining = [replica for replica in model.replicas if replica.may_stay]
+        if model.staying:
+            pass  # it is there, or on its way
+        elif draining:
+            self._revive(draining[0], now)
+        else:
             model.want = max(model.want, Want.OPERATOR if evict else Want.PRELOAD)
             if model.health is Health.AVAILABLE:
                 model.reason = ""
@@ -258,11 +264,10 @@ class Scheduler:
     def eject(self, name: str, now: float, *, force: bool) -> list[Command]:
         """Unload a model: leases run to their end first, unless `force`, which also turns its waiters away."""
         model = self._models[name]
-        model.want = Want.NO
+        model.want, model.ejected = Want.NO, True
         if force:
             self._grants.turn_away(model, RejectCode.EJECTED, f"Model '{name}' was ejected by an operator.", 1.0)
-        replica = model.replica
-        if replica is not None:
+        for replica in list(model.replicas):
             if force and replica.state in (ReplicaState.READY, ReplicaState.DRAINING):
                 replica.reason = "ejected"
                 self._fleet.stop(replica, now, force=True)
@@ -274,9 +279,23 @@ class Scheduler:
         """Forget a model's failures."""
         model = self._models[name]
         model.failures.clear()
+        model.setbacks.clear()
+        model.grows_at = -math.inf
         model.lower()
         if model.health is not Health.AVAILABLE:
             self._recover(model)
+        return self._conclude(now)
+
+    def configure(
+        self, policy: Policy, models: Iterable[ModelSpec], now: float, *, changed: Collection[str] = ()
+    ) -> list[Command]:
+        """Go by another configuration from now on; what it does not touch goes on as it was.
+
+        Args:
+            changed: models whose present replicas are of no use any more: these run to the end of their leases, and
+                are replaced.
+        """
+        self._roster.adopt(policy, models, changed, now)
         return self._conclude(now)
 
     def close(self, now: float) -> list[Command]:
@@ -285,8 +304,8 @@ class Scheduler:
         for model in self._models.values():
             model.want = Want.NO
             self._grants.turn_away(model, RejectCode.SHUTTING_DOWN, SHUTTING_DOWN, RETRY_ELSEWHERE)
-            if model.replica is not None:
-                self._fleet.let_go(model.replica, "shutting down", now)
+            for replica in list(model.replicas):
+                self._fleet.let_go(replica, "shutting down", now)
         return self._out.flush()
 
     # -- time --------------------------------------------------------------------------------------------------------
@@ -298,14 +317,18 @@ class Scheduler:
             self._out.touch(model)
             self._grants.serve(model, now)
         for model in self._models.values():
-            if model.idle_deadline() <= now and model.replica is not None:
-                self._fleet.let_go(model.replica, "idle", now)
+            while (idle := next_idle(model))[0] <= now and idle[1] is not None:
+                self._fleet.let_go(idle[1], "idle", now)
             if model.health is Health.BACKOFF and model.retry_deadline() <= now:
                 self._recover(model)
         return self._conclude(now)
 
     def view(self, name: str, now: float) -> ModelView:
         return model_view(self._state, self._models[name], now)
+
+    def former(self) -> tuple[str, ...]:
+        """Models that are not configured any more and still hold memory."""
+        return tuple(name for name, model in self._models.items() if model.retired and model.replicas)
 
     def place(self, ticket: TicketId, now: float) -> LinePlace | None:
         """Where a waiter stands in its model's line; None when it does not wait. Looks at the whole line."""
@@ -351,10 +374,13 @@ class Scheduler:
             self._out.touch(model)
         for model, placement in decided.reservations:
             self._fleet.reserve(model, placement, now)
+        for model, message in decided.short:
+            self._tell_short(model, message)
         for replica, for_model in decided.victims:
-            self._out.add(Evicted(replica.model, for_model))
-            if not self._models[replica.model].is_idle:
-                self._models[replica.model].yielded = now
+            self._out.add(Evicted(replica.model, for_model, replica.id))
+            model = self._models[replica.model]
+            if model.staying == [replica] and not model.rests(replica):
+                model.yielded = now
             replica.makes_room_for = for_model
             self._models[for_model].promised = True
             self._fleet.let_go(replica, f"makes room for {for_model}", now)
@@ -363,37 +389,21 @@ class Scheduler:
         self._fleet.start_reserved(now)
         self._next_claim = self._state.next_claim()
 
+    def _tell_short(self, model: Model, message: str) -> None:
+        reason = f"{len(model.staying)} of {model.spec.min_replicas} replica(s) (min_replicas): {message}"
+        if model.reason != reason:
+            model.reason = reason
+            self._out.touch(model)
+
+    def _recover(self, model: Model) -> None:
+        model.recover()
+        self._out.touch(model)
+
     def _revive(self, replica: Replica, now: float) -> None:
         self._fleet.revive(replica, now)
         model = self._models[replica.model]
         model.yielded = -math.inf
         self._grants.serve(model, now)
-
-    # -- failures ----------------------------------------------------------------------------------------------------
-
-    def _load_failed(self, model: Model, reason: str, now: float, *, timed_out: bool) -> None:
-        if model.want is not Want.RESTART:
-            model.want = Want.NO  # whoever wanted it has been told
-        model.lower()
-        model.note_failure(f"failed to load: {reason}", now)
-        code, retry_after = RejectCode.LOAD_FAILED, None
-        if timed_out and model.retry_at is not None:
-            code, retry_after = RejectCode.BACKING_OFF, model.retry_at - now
-        self._grants.turn_away(model, code, f"Model '{model.spec.name}' {model.reason}", retry_after)
-
-    def _crashed(self, model: Model, replica: Replica, reason: str, now: float) -> None:
-        model.restarts += 1
-        model.want = max(model.want, Want.RESTART)
-        if replica.ready is not None and now - replica.ready >= self._policy.restart_grace:
-            model.reason = f"restarts after a crash: {reason}"
-            return
-        model.note_failure(f"crashed: {reason}", now)
-        if model.health is Health.FAILED:
-            self._grants.turn_away(model, RejectCode.FAILED, f"Model '{model.spec.name}' {model.reason}")
-
-    def _recover(self, model: Model) -> None:
-        model.recover()
-        self._out.touch(model)
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -401,7 +411,7 @@ class Scheduler:
         first = self._grants.first_deadline()
         at = math.inf if first is None else first
         for model in self._models.values():
-            at = min(at, model.idle_deadline(), model.retry_deadline())
+            at = min(at, next_idle(model)[0], model.retry_deadline())
         if at != math.inf:
             self._out.add(WakeAt(max(at, now)))
 

@@ -169,6 +169,8 @@ class ModelSpec:
         evict_cost: how much dearer than its measured load its eviction is to be taken; 1 = just as dear.
         exclusive_with: models that must not be in memory together with it; it is enough if one of two names the other.
         load_seconds: what its loads took in earlier runs, as far as that was seen.
+        min_replicas: kept in memory as long as there is room, whether anybody asks or not.
+        max_replicas: there are never more, however many wait.
     """
 
     name: str
@@ -179,6 +181,13 @@ class ModelSpec:
     evict_cost: float = 1.0
     exclusive_with: frozenset[str] = frozenset()
     load_seconds: float | None = None
+    min_replicas: int = 0
+    max_replicas: int = 1
+
+    @property
+    def base(self) -> int:
+        """Replicas that are not extra once the model is in memory."""
+        return max(1, self.min_replicas)
 
 
 @dataclass(slots=True)  # frozen it would take four times as long to make, and one is made for each request
@@ -191,6 +200,7 @@ class Ticket:
         again: it had a slot already, and lost its replica or has more to do than one slot's worth. It was admitted
             once, so neither a full queue nor the pause after a crash turns it away: it waits like those in the queue.
         width: slots that it takes; all of them on a replica that has fewer.
+        marks: of the beginnings of its text, the longest last (see `core.affinity`); empty where one replica is all.
     """
 
     id: TicketId
@@ -200,6 +210,7 @@ class Ticket:
     deadline: float
     again: bool = False
     width: int = 1
+    marks: tuple[int, ...] = ()
 
 
 class RejectCode(Enum):
@@ -213,6 +224,7 @@ class RejectCode(Enum):
     TOO_LARGE = "too_large"
     EJECTED = "ejected"
     SHUTTING_DOWN = "shutting_down"
+    REMOVED = "removed"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -230,12 +242,16 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Stop this replica's child; nothing of ours is running on it any more, unless `force`."""
+    """Stop this replica's child; nothing of ours is running on it any more, unless `force`.
+
+    Without `keep` what it remembers is of no use to the next one.
+    """
 
     replica: ReplicaId
     model: str
     force: bool
     reason: str
+    keep: bool = True
 
 
 @dataclass(slots=True)  # not frozen, as `Ticket`
@@ -275,10 +291,11 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Evicted:
-    """This model's replica gives way to another model."""
+    """A replica of this model gives way to another model."""
 
     model: str
     for_model: str
+    replica: ReplicaId
 
 
 Command = Start | Stop | Grant | Reject | WakeAt | Changed | Evicted
@@ -289,11 +306,31 @@ Command = Start | Stop | Grant | Reject | WakeAt | Changed | Evicted
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """One replica as the outside sees it; the fields are those of `ModelView`."""
+
+    id: ReplicaId
+    status: Status
+    reason: str
+    slots: int
+    busy: int
+    loading_since: float | None
+    ready_since: float | None
+    last_used: float | None
+    booked: Mapping[DeviceId, int]
+    seen: Mapping[DeviceId, int]
+    cut: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelView:
     """One model as the outside sees it. Times are of the monotonic clock; `None` = does not apply.
 
     Attributes:
+        status: `ready` if any of its replicas is.
         reason: why it is in this state, in a sentence (failed, draining, loading).
+        replica: the one that is furthest, and of those the oldest; the moments are its own.
+        slots: of those that serve, together; of `replica` while none does; else what one is expected to have.
         busy: slots with work of ours, abandoned work included.
         queued: waiters by class.
         oldest_wait: seconds the longest waiter has waited.
@@ -304,6 +341,7 @@ class ModelView:
         booked, seen: bytes per device; `estimate` is what would be booked for the next load.
         retry_at: when a model that failed will be tried again.
         cut: what llama.cpp has left out of the model in memory to make it fit, in words.
+        replicas: those that hold memory, the oldest first.
     """
 
     name: str
@@ -328,10 +366,15 @@ class ModelView:
     load_seconds: float | None = None
     service_seconds: float | None = None
     cut: str = ""
+    replicas: tuple[ReplicaView, ...] = ()
 
     @property
     def queue_depth(self) -> int:
         return sum(self.queued.values())
+
+    @property
+    def ready_replicas(self) -> int:
+        return sum(one.status is Status.READY for one in self.replicas)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from router.core.admission import SHUTTING_DOWN
+from router.core.affinity import Marks
 from router.core.scheduler import Scheduler
 from router.core.types import (
     Changed,
@@ -62,6 +63,7 @@ from router.errors import (
 
 _log = logging.getLogger(__name__)
 _TIMER_SLACK = 0.002
+_CLOSING_GRACE = 0.4  # for a child that is idle as the router ends: it has nothing left to do
 _LAST_WORDS = 100  # lines of a dead child's log
 _SERVING = (Status.READY, Status.DRAINING)
 
@@ -100,7 +102,7 @@ class Engine:
         self._supervisors: dict[ReplicaId, Supervisor] = {}
         self._supervised: set[asyncio.Task[None]] = set()
         self._background: set[asyncio.Task[None]] = set()
-        self._statuses: dict[str, Status] = dict.fromkeys(self.names, Status.OFF)
+        self._statuses: dict[str, Status] = {}  # as last told; off where nothing has been
         self._load_started: dict[ReplicaId, float] = {}
         self._last_words: dict[str, str] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -127,12 +129,19 @@ class Engine:
         for supervisor in self._supervisors.values():
             supervisor.abort_leases(ShuttingDown(SHUTTING_DOWN))
 
+    def hurry(self) -> None:
+        """Leave nobody any time: what runs is ended, and children are killed."""
+        self.begin_close()
+        self.abort_all()
+        for supervisor in self._supervisors.values():
+            supervisor.finish(grace=0.0)
+
     async def close(self) -> None:
         """End every child. Whoever waits or runs until now is told; waiting for them first is the caller's."""
         self.begin_close()
         self.abort_all()
         for supervisor in list(self._supervisors.values()):
-            supervisor.stop(force=False)
+            supervisor.finish(grace=_CLOSING_GRACE)
         if self._supervised:
             await asyncio.wait(self._supervised, timeout=self._limits.stop_grace + self._limits.reclaim_timeout)
         for task in (*self._supervised, *self._background):
@@ -148,16 +157,19 @@ class Engine:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    def turn(self, model: str, priority: Priority, *, width: int = 1, timeout: float | None = None) -> Turn:
+    def turn(
+        self, model: str, priority: Priority, *, width: int = 1, marks: Marks = (), timeout: float | None = None
+    ) -> Turn:
         """A request's standing with the queue of `model` (canonical name), from now on.
 
         Args:
             width: slots it takes; all of them if the model has fewer.
+            marks: of the beginnings of its text, by which it finds the replica that knows them.
             timeout: longest wait for slots in seconds; never above the configured queue timeout.
         """
         now = self.clock()
         wait = self._limits.queue_timeout if timeout is None else min(timeout, self._limits.queue_timeout)
-        return Turn(self, self._ids, model, priority, width=width, arrived=now, deadline=now + wait)
+        return Turn(self, self._ids, model, priority, width=width, marks=marks, arrived=now, deadline=now + wait)
 
     async def lease(self, model: str, priority: Priority, *, timeout: float | None = None) -> Lease:
         """One slot for a request that does not ask again, see `Turn.lease`."""
@@ -167,7 +179,7 @@ class Engine:
         """Wait until a replica is known to serve no more; False when it still does after `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                while (view := self.view(model)).replica == replica and view.status in _SERVING:
+                while any(one.id == replica and one.status in _SERVING for one in self.view(model).replicas):
                     await self._news.wait()
         except TimeoutError:
             return False
@@ -231,29 +243,43 @@ class Engine:
 
     async def eject(self, model: str, *, force: bool) -> None:
         """Unload a model and wait until it is out of memory; leases run to their end first, unless `force`."""
-        replica = self.view(model).replica
-        if force and replica in self._supervisors:
-            self._supervisors[replica].abort_leases(ModelEjected(f"Model '{model}' was ejected by an operator."))
+        replicas = {one.id for one in self.view(model).replicas}
+        for supervisor in (self._supervisors[replica] for replica in replicas & self._supervisors.keys()):
+            if force:
+                supervisor.abort_leases(ModelEjected(f"Model '{model}' was ejected by an operator."))
         self._apply(self._scheduler.eject(model, self.clock(), force=force))
-        while replica is not None and self.view(model).replica == replica:
+        while any(one.id in replicas for one in self.view(model).replicas):
             await self._news.wait()
 
     def reset(self, model: str) -> None:
         """Forget a model's failures."""
         self._apply(self._scheduler.reset(model, self.clock()))
 
+    def configure(
+        self, *, models: Iterable[ModelSpec], policy: Policy, limits: Limits, changed: Collection[str] = ()
+    ) -> None:
+        """Go by another configuration from now on, see `Scheduler.configure`. Models that left it are views for as
+        long as they hold memory, and no names any more."""
+        specs = tuple(models)
+        self.names = tuple(spec.name for spec in specs)
+        self._limits = limits
+        for supervisor in self._supervisors.values():
+            supervisor.adopt(limits)
+        self._apply(self._scheduler.configure(policy, specs, self.clock(), changed=changed))
+
     # -- views -------------------------------------------------------------------------------------------------------
 
     def upstream(self, model: str) -> Upstream | None:
-        """Where a ready model listens, for control calls that take no slot."""
-        child = self._child(model)
-        return None if child is None or self.view(model).status not in _SERVING else child.upstream
+        """Where a ready model listens, its oldest replica of several, for control calls that take no slot."""
+        serving = (one.id for one in self.view(model).replicas if one.status in _SERVING)
+        child = self._child(next(serving, None))
+        return None if child is None else child.upstream
 
     def view(self, model: str) -> ModelView:
         return self._scheduler.view(model, self.clock())
 
     def views(self) -> tuple[ModelView, ...]:
-        return tuple(self.view(name) for name in self.names)
+        return tuple(self.view(name) for name in (*self.names, *self._scheduler.former()))
 
     def troubles(self) -> tuple[str, ...]:
         """Why the scheduler does not keep its word, each in half a sentence; empty when it does."""
@@ -264,17 +290,19 @@ class Engine:
     def devices(self) -> tuple[DeviceView, ...]:
         return self._scheduler.devices()
 
-    def port(self, model: str) -> int | None:
-        child = self._child(model)
+    def port(self, replica: ReplicaId) -> int | None:
+        """Where a replica listens; None when it has no process (any more)."""
+        child = self._child(replica)
         return None if child is None else child.port
 
-    def pid(self, model: str) -> int | None:
-        child = self._child(model)
+    def pid(self, replica: ReplicaId) -> int | None:
+        """A replica's process; None when it has none (any more)."""
+        child = self._child(replica)
         return None if child is None else child.pid
 
     def tail(self, model: str, lines: int = 20) -> str:
         """The last lines of the log of a model's child, or of its last one; empty when it has had none."""
-        child = self._child(model)
+        child = self._child(self.view(model).replica)
         if child is not None:
             return child.tail(lines)
         return "\n".join(self._last_words.get(model, "").splitlines()[-lines:])
@@ -302,7 +330,8 @@ class Engine:
             case Start():
                 self._on_start(command)
             case Stop():
-                self._supervisors[command.replica].stop(force=command.force, keep=self.accepting and not command.force)
+                keep = self.accepting and command.keep and not command.force
+                self._supervisors[command.replica].stop(force=command.force, keep=keep)
             case WakeAt(at):
                 self._wake_at(at)
             case Changed(model):
@@ -356,7 +385,7 @@ class Engine:
 
     def _on_changed(self, model: str) -> None:
         view = self.view(model)
-        previous, self._statuses[model] = self._statuses[model], view.status
+        previous, self._statuses[model] = self._statuses.get(model, Status.OFF), view.status
         if view.status is not Status.LOADING:
             self._ahead.end(model)
         self._observer.model_changed(view, previous)
@@ -407,6 +436,7 @@ class Engine:
     def replica_exited(self, supervisor: Supervisor, ended: ChildExit) -> None:
         now = self.clock()
         before = self.view(supervisor.model)
+        status = next((one.status for one in before.replicas if one.id == supervisor.replica), Status.OFF)
         if supervisor.child is not None:
             self._last_words[supervisor.model] = supervisor.child.tail(_LAST_WORDS)
         started = self._load_started.pop(supervisor.replica, None)
@@ -421,11 +451,12 @@ class Engine:
             )
         )
         after = self.view(supervisor.model)
-        if started is not None and after.status is Status.FAILED:
+        expected = status in (Status.STOPPING, Status.DRAINING)
+        # One that is tried again with more memory has not failed yet; beside others there is no second try.
+        if started is not None and not expected and (after.status is Status.FAILED or len(before.replicas) > 1):
             self._observer.load_finished(supervisor.model, now - started, ok=False)
         if after.restarts > before.restarts:
             self._observer.restarted(supervisor.model)
-        expected = before.status in (Status.STOPPING, Status.DRAINING)
         _log.log(logging.INFO if expected else logging.ERROR, "%s ended: %s", supervisor.model, ended.reason)
 
     def replica_reclaimed(self, supervisor: Supervisor) -> None:
@@ -466,6 +497,6 @@ class Engine:
         peaks = {supervisor.replica: supervisor.peak for supervisor in supervisors}
         self._apply(self._scheduler.memory_observed(readings, usage, self.clock(), peaks=peaks))
 
-    def _child(self, model: str) -> Child | None:
-        supervisor = self._supervisors.get(self.view(model).replica or 0)
+    def _child(self, replica: ReplicaId | None) -> Child | None:
+        supervisor = None if replica is None else self._supervisors.get(replica)
         return None if supervisor is None else supervisor.child

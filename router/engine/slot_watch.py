@@ -35,7 +35,7 @@ class SlotWatch:
 
     def __init__(self, child: Child, limits: Limits, ended: Callable[[Lease], None]) -> None:
         self._child = child
-        self._limits = limits
+        self.limits = limits
         self._ended = ended
         self._serving: dict[int, Lease] = {}
         self._abandoned = AbandonedLeases()
@@ -94,10 +94,10 @@ class SlotWatch:
         newest = self._abandoned.newest
         if newest is not None and now - newest < _SOON:
             return _SOON_INTERVAL
-        return min(_SILENT_INTERVAL, self._limits.request_timeout / 4)
+        return min(_SILENT_INTERVAL, self.limits.request_timeout / 4)
 
     def _quiet(self, now: float) -> list[Lease]:
-        patience = self._limits.request_timeout / 4
+        patience = self.limits.request_timeout / 4
         return [lease for lease in self._serving.values() if now - lease.last_progress > patience]
 
     async def _look(self, quiet: Sequence[Lease]) -> None:
@@ -132,13 +132,13 @@ class SlotWatch:
             lease.last_progress = now
 
     def _enforce_limit(self, now: float) -> None:
-        limit = self._limits.generation_timeout
+        limit = self.limits.generation_timeout
         for lease in self.leases:
             if now - lease.granted_at > limit:
                 lease.abort(GenerationTimeout(f"The request ran longer than {limit:g} s (generation_timeout_sec)."))
 
     def _enforce_stall(self, now: float) -> None:
-        limit = self._limits.request_timeout
+        limit = self.limits.request_timeout
         for lease in self.leases:
             if now - lease.last_progress > limit:
                 lease.abort(
@@ -150,6 +150,6 @@ class SlotWatch:
         oldest = self._abandoned.oldest
         if oldest is None:
             return False
-        limit = self._limits.request_timeout
+        limit = self.limits.request_timeout
         last_sign = max([oldest, self._motion.last_moved, *(lease.last_progress for lease in self.leases)])
         return now - last_sign > limit

@@ -86,15 +86,34 @@ class Supervisor:
         self._ended = False
         self._stop_wanted = asyncio.Event()
         self._in_a_hurry = asyncio.Event()
+        self._cut_short = asyncio.Event()
         self._grace = limits.stop_grace
+        self._last = False
 
     def stop(self, *, force: bool, keep: bool = False) -> None:
         """End the child. `force` skips the grace period; `keep` saves its conversations first."""
         if force:
-            self._grace = 0.0
+            self._shorten(0.0)
         if not keep:
             self._in_a_hurry.set()
         self._stop_wanted.set()
+
+    def finish(self, *, grace: float) -> None:
+        """End the child as the router ends: no later than this, and nobody waits for its memory."""
+        self._last = True
+        self._shorten(grace)
+        self.stop(force=False)
+
+    def _shorten(self, grace: float) -> None:
+        """Leave it no more time than this, also if it is being ended already."""
+        self._grace = min(self._grace, grace)
+        self._cut_short.set()
+
+    def adopt(self, limits: Limits) -> None:
+        """Keep these deadlines from now on; that of a load under way stays."""
+        self._limits = limits
+        if self.watch is not None:
+            self.watch.limits = limits
 
     def abort_leases(self, error: RouterError) -> None:
         """End what runs on the child."""
@@ -168,6 +187,10 @@ class Supervisor:
             saved = await _first(self._hurry(), child.save_conversations())
             self._events.conversations(self, "saved", saved, monotonic() - began)
         await self._note_peak(child)
+        return await _first(child.stop(grace=self._grace), self._stop_sooner(child))
+
+    async def _stop_sooner(self, child: Child) -> ChildExit:
+        await self._cut_short.wait()
         return await child.stop(grace=self._grace)
 
     async def _hurry(self) -> int:
@@ -244,7 +267,7 @@ class Supervisor:
         limit = self._limits.reclaim_timeout
         try:
             async with asyncio.timeout(limit):
-                while expected:
+                while expected and not self._last:
                     used = await self._gpu_used()
                     if all(used.get(gpu, 0) <= most for gpu, most in expected.items()):
                         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from router.core.affinity import Marks
 from router.core.types import LinePlace, Priority, Ticket, TicketId
 from router.engine.lease import Lease
 
@@ -43,11 +44,12 @@ class Turn:
     Args:
         ids: counts tickets.
         width: slots it takes.
+        marks: of the beginnings of its text.
         arrived, deadline: of the engine's clock.
     """
 
-    __slots__ = ("_arrived", "_deadline", "_desk", "_early", "_granted", "_ids", "_model", "_priority", "_ticket",
-                 "_width")  # fmt: skip
+    __slots__ = ("_arrived", "_deadline", "_desk", "_early", "_granted", "_ids", "_marks", "_model", "_priority",
+                 "_ticket", "_width")  # fmt: skip
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class Turn:
         priority: Priority,
         *,
         width: int,
+        marks: Marks = (),
         arrived: float,
         deadline: float,
     ) -> None:
@@ -65,6 +68,7 @@ class Turn:
         self._model = model
         self._priority = priority
         self._width = width
+        self._marks = marks
         self._arrived = arrived
         self._deadline = deadline
         self._ticket: TicketId = 0  # the last one; none has this number
@@ -105,7 +109,9 @@ class Turn:
     def _fresh_ticket(self) -> Ticket:
         again = bool(self._ticket)
         self._ticket = ticket = next(self._ids)
-        return Ticket(ticket, self._model, self._priority, self._arrived, self._deadline, again, self._width)
+        return Ticket(
+            ticket, self._model, self._priority, self._arrived, self._deadline, again, self._width, self._marks
+        )
 
     def place(self) -> LinePlace | None:
         """Where it stands in the queue; None when it does not wait."""

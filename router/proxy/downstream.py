@@ -24,16 +24,19 @@ class Downstream(Protocol):
     """One response being written. Nothing here waits: what the socket does not take yet is kept.
 
     Writing to a client that is gone does nothing.
-
-    Attributes:
-        status: as started; 0 before.
-        sent: bytes of the body handed over.
-        complete: the last byte has been handed over.
     """
 
-    status: int
-    sent: int
-    complete: bool
+    @property
+    def status(self) -> int:
+        """As started; 0 before."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the body handed over."""
+
+    @property
+    def complete(self) -> bool:
+        """The last byte has been handed over."""
 
     def watch(self, watcher: Watcher | None) -> None:
         """Have a watcher, or none any more."""

@@ -6,7 +6,7 @@ The client library's own counters take a lock and look labels up at each increme
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -15,7 +15,7 @@ from prometheus_client.utils import floatToGoString
 
 from router.core.types import Priority
 from router.engine.ports import CONVERSATION_EVENTS, LOAD_PHASES
-from router.telemetry.records import REQUEST_STATUSES
+from router.telemetry.records import REQUEST_STATUSES, RequestStatus
 
 _WAIT_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 240.0)
 _FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -145,6 +145,40 @@ class CountsCollector(Collector):
                 yield from (([model, value], part) for value, part in found.items())
             else:
                 yield [model], found
+
+
+class KeyCounts(Collector):
+    """Requests by the key that was shown, in the names that the configuration gives them.
+
+    Args:
+        names: whose series exist from the start.
+    """
+
+    NONE = "-"  # no key's name
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._counts: dict[str, dict[RequestStatus, int]] = {}
+        self.adopt((*names, self.NONE))
+
+    def adopt(self, names: Iterable[str]) -> None:
+        """Count these too. What was counted of others stays."""
+        for name in names:
+            self._counts.setdefault(name, dict.fromkeys(REQUEST_STATUSES, 0))
+
+    def add(self, key: str, status: RequestStatus) -> None:
+        self._counts[key or self.NONE][status] += 1
+
+    def describe(self) -> Sequence[Metric]:
+        """Nothing, as above."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Relayed requests by the name of the key that was shown; - = none was."
+        counter = CounterMetricFamily("router_key_requests_total", text, labels=["key", "status"])
+        for key, counts in self._counts.items():
+            for status, count in counts.items():
+                counter.add_metric([key, status], count)
+        yield counter
 
 
 def _labels(label: str) -> list[str]:

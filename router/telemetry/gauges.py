@@ -9,7 +9,7 @@ from typing import Protocol
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from router.core.types import HOST, DeviceKind, DeviceView, ModelView, Status
+from router.core.types import HOST, DeviceKind, DeviceView, ModelView, ReplicaView, Status
 
 _TIMER_SLACK = 0.002
 
@@ -33,8 +33,8 @@ class Sample:
     devices: tuple[DeviceView, ...]
 
 
-def memory_seen(view: ModelView, devices: Sequence[DeviceView]) -> int:
-    """Bytes a model is seen to hold: on the GPUs where there are any, else in host RAM."""
+def memory_seen(view: ModelView | ReplicaView, devices: Sequence[DeviceView]) -> int:
+    """Bytes a model or a replica is seen to hold: on the GPUs where there are any, else in host RAM."""
     if any(device.device.kind is DeviceKind.GPU for device in devices):
         return sum(size for device, size in view.seen.items() if device != HOST)
     return view.seen.get(HOST, 0)
@@ -64,8 +64,13 @@ _MODEL_GAUGES: tuple[tuple[str, str, Callable[[Sample, ModelView], float]], ...]
     ),
     (
         "router_slots",
-        "Slots of the model's replica; 0 when it has none.",
+        "Slots of the model's replicas together; 0 when it has none.",
         lambda _, view: view.slots if view.replica else 0,
+    ),
+    (
+        "router_model_replicas",
+        "Replicas of the model that serve.",
+        lambda _, view: view.ready_replicas,
     ),
     ("router_slots_busy", "Slots with work of ours, abandoned work included.", lambda _, view: view.busy),
     (

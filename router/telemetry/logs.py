@@ -7,7 +7,9 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Sequence
+from types import TracebackType
 from typing import TextIO
 
 # Shorter strings occur in ordinary text; blotting them out would hide nothing and ruin the log.
@@ -25,9 +27,14 @@ _RESET = "\x1b[0m"
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _ASCII_CONTROLS = bytes(code for code in (*range(0x20), 0x7F) if code != ord("\n"))
 
+# Their errors come up while requests are handled, and an error's message may quote what it stumbled over.
+_OF_REQUESTS = ("router.api", "router.proxy", "router.wire", "asyncio", "uvicorn", "sse_starlette")
 _UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 # They tell each control call at INFO; only their warnings are news.
 _CHATTY_LOGGERS = ("httpx", "httpcore", "asyncio", "sse_starlette")
+
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 class _Secrets:
@@ -112,10 +119,15 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         lines = [self._head(record)]
         if record.exc_info:
-            lines += self.formatException(record.exc_info).splitlines()
+            lines += self._trace(record.name, record.exc_info)
         if record.stack_info:
             lines += record.stack_info.splitlines()
         return "\n    ".join(cleaned(line) if number else line for number, line in enumerate(lines))
+
+    def _trace(self, name: str, info: ExcInfo) -> list[str]:
+        if info[1] is not None and name.startswith(_OF_REQUESTS):
+            return _without_messages(info[1])
+        return self.formatException(info).splitlines()
 
     def _head(self, record: logging.LogRecord) -> str:
         message = cleaned(record.getMessage())
@@ -147,6 +159,17 @@ def configure_logging(level: str | int = "INFO", *, stream: TextIO | None = None
     logging.getLogger("uvicorn.access").disabled = True
     for name in _CHATTY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _without_messages(error: BaseException) -> list[str]:
+    """A traceback with the types of all errors, from the first to the last, and none of their messages."""
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    lines = [] if before is None else _without_messages(before)
+    for inner in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+        lines += _without_messages(inner)
+    lines.append("Traceback (most recent call last):")
+    lines += "".join(traceback.format_tb(error.__traceback__)).splitlines()
+    return [*lines, f"{type(error).__qualname__} (its message is left out, as it may quote a request)"]
 
 
 def _escape(text: str) -> str:

@@ -13,9 +13,11 @@ from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, genera
 
 from router.core.types import ModelView, Priority, Status
 from router.engine.ports import ConversationEvent, LoadPhase
-from router.telemetry.counts import Counts, CountsCollector
+from router.telemetry.connections import ConnectionCounts, ConnectionsCollector
+from router.telemetry.counts import Counts, CountsCollector, KeyCounts
 from router.telemetry.gauges import EngineGauges, Provider, SharedSampler
 from router.telemetry.records import RecentRequests, RequestRecord
+from router.telemetry.reloads import Reloads
 from router.telemetry.status import StatusBus
 
 
@@ -24,6 +26,7 @@ class Telemetry:
 
     Args:
         models: canonical names of all configured models.
+        keys: names of the clients' keys.
         version: of the router, for `router_build_info`.
         status: told of every change of a model.
         clock: the engine's monotonic clock.
@@ -35,6 +38,7 @@ class Telemetry:
         *,
         version: str,
         status: StatusBus,
+        keys: Iterable[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         names = tuple(models)
@@ -42,15 +46,28 @@ class Telemetry:
         self.clock = clock
         self._started = clock()
         self._counts = {name: Counts() for name in names}
+        self._keys = KeyCounts(keys)
         self._gauges = EngineGauges()
+        self.connections = ConnectionCounts()
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(CountsCollector(self._counts))
+        self.registry.register(self._keys)
         self.registry.register(self._gauges)
+        self.reloads = Reloads()
+        self.registry.register(self.reloads)
+        self.registry.register(ConnectionsCollector(self.connections))
         build = Gauge("router_build_info", "Always 1; the label is the version.", ["version"], registry=self.registry)
         build.labels(version).set(1)
         ProcessCollector(registry=self.registry)
         self.recent = RecentRequests(names, since=self._started)
         self.sampler = SharedSampler()
+
+    def adopt(self, models: Iterable[str], keys: Iterable[str] = ()) -> None:
+        """Count these from now on. What was counted of others stays: a counter never goes back."""
+        for name in models:
+            self._counts.setdefault(name, Counts())
+            self.recent.adopt(name)
+        self._keys.adopt(keys)
 
     def attach(self, engine: Provider) -> None:
         """Name the engine that gauges are read from; it is made after its observer."""
@@ -68,6 +85,7 @@ class Telemetry:
         """One relayed request has ended, in whatever way."""
         counts = self._counts[record.model]
         counts.requests[record.status] += 1
+        self._keys.add(record.key, record.status)
         counts.tokens_in += record.tokens_in
         counts.tokens_out += record.tokens_out
         counts.tokens_cached += record.tokens_cached

@@ -31,6 +31,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
         priority: `high`, `normal` or `low`.
         tokens_cached: of `tokens_in`, those that needed no work.
         prompt_seconds, generation_seconds: what the child was busy with; 0 when it did not say.
+        key: name of the key that was shown; empty without one.
     """
 
     model: str
@@ -45,6 +46,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     tokens_cached: int = 0
     prompt_seconds: float = 0.0
     generation_seconds: float = 0.0
+    key: str = ""
 
     @property
     def duration(self) -> float:
@@ -77,7 +79,14 @@ class RecentRequests:
         self._seconds = seconds
         self._per_model = per_model
         self._rings: dict[str, deque[RequestRecord]] = {model: deque(maxlen=per_model) for model in models}
+        self._since = since
         self._complete_since = dict.fromkeys(self._rings, since)
+
+    def adopt(self, model: str) -> None:
+        """Keep records of this model too."""
+        if model not in self._rings:
+            self._rings[model] = deque(maxlen=self._per_model)
+            self._complete_since[model] = self._since
 
     def add(self, record: RequestRecord) -> None:
         """Remember a request. Raises KeyError for a model that is not configured."""

@@ -15,8 +15,19 @@ from starlette.types import ASGIApp
 from router.api.body import BodyBudget
 from router.api.services import Services
 from router.api.tickets import TicketOffice
-from router.config import ModelConfig, Settings
-from router.core.types import HOST, Device, DeviceId, DeviceKind, DeviceView, ModelView, Need, Priority, Status
+from router.config import Keys, ModelConfig, Settings
+from router.core.types import (
+    HOST,
+    Device,
+    DeviceId,
+    DeviceKind,
+    DeviceView,
+    ModelView,
+    Need,
+    Priority,
+    ReplicaView,
+    Status,
+)
 from router.telemetry.metrics import Telemetry
 from router.telemetry.status import StatusBus
 from tests.fakes.engine import FakeEngine, FakeModel
@@ -47,6 +58,23 @@ def model_view(name: str, **changes: Any) -> ModelView:
         estimate=Need(gpu=0, host=300 * MIB, reserve=10 * MIB, source="file size"),
     )
     return replace(off, **changes)
+
+
+def replica_view(number: int, **changes: Any) -> ReplicaView:
+    """A replica that is ready with two slots and holds nothing, but for `changes`."""
+    idle = ReplicaView(
+        id=number,
+        status=Status.READY,
+        reason="",
+        slots=2,
+        busy=0,
+        loading_since=None,
+        ready_since=None,
+        last_used=None,
+        booked={},
+        seen={},
+    )
+    return replace(idle, **changes)
 
 
 def device_view(name: DeviceId = HOST, **changes: int) -> DeviceView:
@@ -99,11 +127,11 @@ class Board(FakeEngine):
     def tail(self, model: str, lines: int = 20) -> str:
         return self.tails.get(model, "")
 
-    def port(self, model: str) -> int | None:
-        return self.ports.get(model)
+    def port(self, replica: int) -> int | None:
+        return next((self.ports.get(name) for name, view in self.pinned.items() if view.replica == replica), None)
 
-    def pid(self, model: str) -> int | None:
-        return self.ports.get(model)
+    def pid(self, replica: int) -> int | None:
+        return self.port(replica)
 
 
 def board_services(board: Board, folder: Path, *, api_key: str | None = None) -> Services:
@@ -118,7 +146,7 @@ def board_services(board: Board, folder: Path, *, api_key: str | None = None) ->
     telemetry = Telemetry(models, version="0", status=status)
     telemetry.attach(board)
     return Services(
-        settings=Settings.build(models=models, folder=folder, api_key=api_key),
+        settings=Settings.build(models=models, folder=folder, keys=Keys.of(api_key=api_key)),
         engine=board,
         telemetry=telemetry,
         status=status,

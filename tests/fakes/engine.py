@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from itertools import count
 
+from router.core.affinity import Marks
 from router.core.types import DeviceView, LinePlace, ModelView, Need, Obstacle, Priority, Status
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
@@ -37,6 +38,7 @@ class FakeEngine:
     Attributes:
         granted: model and priority of each lease, in order.
         widths: slots that each request asked for, in order.
+        marks: of the text of each request, in order.
         leases: those that are running.
         finished: for each ended lease whether its answer was read to the end.
         queue: requests that wait for a lease, in order of arrival.
@@ -49,6 +51,7 @@ class FakeEngine:
         self.accepting = True
         self.granted: list[tuple[str, Priority]] = []
         self.widths: list[int] = []
+        self.marks: list[Marks] = []
         self.leases: list[Lease] = []
         self.finished: list[bool] = []
         self.queue: list[FakeTurn] = []
@@ -70,8 +73,11 @@ class FakeEngine:
     def waiting(self) -> int:
         return len(self.queue)
 
-    def turn(self, model: str, priority: Priority, *, width: int = 1, timeout: float | None = None) -> FakeTurn:
+    def turn(
+        self, model: str, priority: Priority, *, width: int = 1, marks: Marks = (), timeout: float | None = None
+    ) -> FakeTurn:
         self.widths.append(width)
+        self.marks.append(marks)
         return FakeTurn(self, model, priority)
 
     async def wait_gone(self, model: str, replica: int, *, timeout: float) -> bool:
@@ -150,10 +156,10 @@ class FakeEngine:
     def tail(self, model: str, lines: int = 20) -> str:
         return ""
 
-    def port(self, model: str) -> int | None:
+    def port(self, replica: int) -> int | None:
         return None
 
-    def pid(self, model: str) -> int | None:
+    def pid(self, replica: int) -> int | None:
         return None
 
 

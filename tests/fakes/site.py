@@ -14,7 +14,7 @@ from router.api.app import create_app
 from router.api.body import MIB, BodyBudget
 from router.api.services import Services
 from router.api.tickets import TicketOffice
-from router.config import ApiConfig, ModelConfig, Settings
+from router.config import ApiConfig, Keys, ModelConfig, Settings
 from router.core.types import Status
 from router.telemetry.access_log import AccessLog
 from router.telemetry.metrics import Telemetry
@@ -41,25 +41,38 @@ class Site:
         self.log.flush()
         return [line.partition("router.access  ")[2] for line in self.written.getvalue().splitlines()]
 
+    def metrics(self) -> str:
+        """The page of `/metrics`."""
+        return self.services.telemetry.render().decode()
+
     async def chat(self, text: bytes = b'{"model":"chat"}', **headers: str) -> httpx.Response:
         found = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.client.post("/v1/chat/completions", content=text, headers=found)
 
 
 def settings_for(
-    folder: Path, *, api: ApiConfig | None = None, api_key: str | None = None, metrics_token: str | None = None
+    folder: Path,
+    *,
+    api: ApiConfig | None = None,
+    api_key: str | None = None,
+    admin_key: str | None = None,
+    metrics_token: str | None = None,
 ) -> Settings:
+    """Keys are not checked, and those of `api` are used where none is given."""
     models = {}
     for number, (name, aliases) in enumerate(MODELS.items()):
         path = folder / f"{number}.gguf"
         path.write_bytes(b"GGUF")
         models[name] = ModelConfig(model_path=path, aliases=aliases, env={})
-    return Settings.build(models=models, api=api, folder=folder, api_key=api_key, metrics_token=metrics_token)
+    given = api_key or admin_key or metrics_token
+    keys = Keys.of(api_key=api_key, admin=admin_key, metrics=metrics_token) if given else None
+    return Settings.build(models=models, api=api, folder=folder, keys=keys)
 
 
 def services_for(settings: Settings, engine: FakeEngine, *, budget: BodyBudget | None = None) -> Services:
     status = StatusBus()
-    telemetry = Telemetry(settings.models, version="test", status=status, clock=engine.clock)
+    telemetry = Telemetry(settings.models, version="test", status=status, clock=engine.clock,
+                          keys=[key.name for key in settings.keys.everyone])  # fmt: skip
     telemetry.attach(engine)
     return Services(
         settings=settings,

@@ -14,6 +14,7 @@ import pytest
 
 from router.backends.llama_server import LlamaServerChild, LlamaServerLauncher, LlamaServerSpec
 from router.core.types import HOST, Placement
+from router.engine.ports import LaunchError
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.models import Models
 from tests.support.observing import metric, wait_for_status
@@ -111,6 +112,20 @@ async def test_each_slot_has_its_own(site: Site) -> None:
     assert await site.cached() == len(STORY) + len(OTHER)
 
 
+async def test_what_no_model_can_go_on_with_is_cleared_away(site: Site) -> None:
+    await site.ask(STORY)
+    assert await site.swap() == (1, 1)
+    await site.child.save_conversations()
+    assert site.kept()
+    await site.launcher.tidy()
+    assert site.kept(), "nothing has changed"
+    site.launcher.adopt({}, working_dir=site.folder)
+    await site.launcher.tidy()
+    assert not site.kept()
+    with pytest.raises(LaunchError, match="removed from the configuration"):
+        await site.launcher.launch("m", 9, ON_CPU)
+
+
 async def test_a_conversation_that_goes_on_is_kept_once(site: Site) -> None:
     said = [STORY]
     for turn in range(3):
@@ -139,6 +154,20 @@ async def test_more_conversations_than_slots_survive(site: Site) -> None:
     assert await site.cached() == len(stories[0]) + len(stories[3])
     assert await site.swap() == (2, 4)
     assert len(site.kept()) == 4
+
+
+async def test_what_was_kept_goes_to_the_first_of_several_children(site: Site) -> None:
+    await site.ask(STORY)
+    await site.swap()
+    before = site.kept()
+    being_written = next((site.folder / "state" / "conversations").iterdir()) / "0.part"
+    being_written.touch()
+    assert await site.start() == 0
+    assert being_written.exists(), "the first child may be at it"
+    await site.ask(OTHER)
+    assert await site.child.save_conversations() == 1
+    assert len(site.kept()) == len(before) + 2
+    assert {file.name for file in (site.folder / "state" / "logs").iterdir()} == {"m.log", "m+2.log"}
 
 
 async def test_what_only_the_router_asked_is_no_conversation(site: Site) -> None:

@@ -110,13 +110,13 @@ def test_a_folder_of_models_in_the_environment_is_served_without_a_file(folder: 
 
 def test_the_demo_with_a_key_prints_a_line_that_sends_it(folder: Path) -> None:
     port = free_port()
-    with launched(folder, port, "--port", str(port), api_key="a key") as router:
+    with launched(folder, port, "--port", str(port), api_key="a key of mine") as router:
         curl = re.search(r"curl -N .*?'\}?\n", router.log, re.DOTALL)
         assert curl, router.log
-        command = ["sh", "-c", f"API_KEY='a key'; {curl.group()}"]
+        command = ["sh", "-c", f"API_KEY='a key of mine'; {curl.group()}"]
         shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         assert shown.stdout.rstrip().endswith("data: [DONE]")
-        assert "a key" not in router.log
+        assert "a key of mine" not in router.log
 
 
 def test_a_state_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:

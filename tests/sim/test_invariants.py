@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from router.core.lifecycle import ReplicaState
-from router.core.types import DeviceKind, DeviceReading, Exhaustion, Policy, Priority
+from router.core.types import DeviceKind, DeviceReading, Exhaustion, Policy, Priority, ReplicaId
 from tests.support.drive import GIB, Drive, cpu_model, gpu, gpu_model, host
 
 MODELS = [
@@ -21,8 +21,13 @@ MODELS = [
     gpu_model("d", 10, slots=3),
     cpu_model("huge", 99),
     replace(cpu_model("pinned", 1), pinned=True, exclusive_with=frozenset("b")),
+    replace(cpu_model("hot", 1, slots=2, idle_timeout=40), max_replicas=3),
+    replace(gpu_model("kept", 3), min_replicas=2, max_replicas=2),
+    replace(cpu_model("one", 1), min_replicas=1, max_replicas=2, pinned=True),
 ]
 NAMES = [spec.name for spec in MODELS]
+POLICY = Policy(max_models=2, max_queue=5)
+MOST = {spec.name: spec.max_replicas for spec in MODELS}
 names = st.sampled_from(NAMES)
 # Taken by other processes all the time, on devices of which the models may have all.
 OTHERS = {"host": 2 * GIB, "gpu:0": 5 * GIB, "gpu:1": 0}
@@ -30,11 +35,16 @@ OTHERS = {"host": 2 * GIB, "gpu:0": 5 * GIB, "gpu:1": 0}
 
 class RouterMachine(RuleBasedStateMachine):
     # Why a pinned model may be stopped.
-    WORDS = ("ejected", "nobody waits for it any more")
+    WORDS = (
+        "ejected",
+        "nobody waits for it any more",
+        "restarts with its new configuration",
+        "has been removed from the configuration",
+    )
 
     def __init__(self) -> None:
         super().__init__()
-        self.drive = Drive(MODELS, devices=[host(8), gpu(0), gpu(1, 11)], policy=Policy(max_models=2, max_queue=5))
+        self.drive = Drive(MODELS, devices=[host(8), gpu(0), gpu(1, 11)], policy=POLICY)
         self.asked: set[int] = set()
         self.left: set[int] = set()
         self.over: set[int] = set()
@@ -93,38 +103,39 @@ class RouterMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), slots=st.integers(1, 4))
     def ready(self, data: st.DataObject, slots: int) -> None:
-        if (model := self.draw_in(data, ReplicaState.STARTING)) is not None:
+        if (replica := self.draw_in(data, ReplicaState.STARTING)) is not None:
             self.look()
-            self.drive.usage = self.holding()[self.drive.replica(model)]
-            self.drive.ready(model, slots=slots)
+            self.drive.usage = self.holding()[replica]
+            self.drive.ready(replica=replica, slots=slots)
 
     @rule(data=st.data(), reclaim=st.booleans())
     def exit(self, data: st.DataObject, reclaim: bool) -> None:
-        if (model := self.draw_in(data, ReplicaState.STOPPING)) is not None:
-            self.drive.exit(model, reclaim=False)
+        if (replica := self.draw_in(data, ReplicaState.STOPPING)) is not None:
+            self.drive.exit(replica=replica, reclaim=False)
             if reclaim:
                 self.look()
-                self.drive.reclaim(self.drive.replica(model))
+                self.drive.reclaim(replica)
 
     @rule(data=st.data(), reclaim=st.booleans(), short_of=st.sampled_from([None, *DeviceKind]))
     def crash(self, data: st.DataObject, reclaim: bool, short_of: DeviceKind | None) -> None:
         alive = (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING)
-        if (model := self.draw_in(data, *alive)) is not None:
-            self.drive.exit(model, reclaim=False, exhausted=None if short_of is None else Exhaustion(short_of))
+        if (replica := self.draw_in(data, *alive)) is not None:
+            exhausted = None if short_of is None else Exhaustion(short_of)
+            self.drive.exit(replica=replica, reclaim=False, exhausted=exhausted)
             if reclaim:
                 self.look()
-                self.drive.reclaim(self.drive.replica(model))
+                self.drive.reclaim(replica)
 
     @rule(data=st.data())
     def allocated(self, data: st.DataObject) -> None:
-        if (model := self.draw_in(data, ReplicaState.STARTING)) is not None:
-            self.drive.allocated(model)
+        if (replica := self.draw_in(data, ReplicaState.STARTING)) is not None:
+            self.drive.allocated(replica=replica)
 
     @rule(data=st.data())
     def reclaimed(self, data: st.DataObject) -> None:
-        if (model := self.draw_in(data, ReplicaState.RECLAIMING)) is not None:
+        if (replica := self.draw_in(data, ReplicaState.RECLAIMING)) is not None:
             self.look()
-            self.drive.reclaim(self.drive.replica(model))
+            self.drive.reclaim(replica)
 
     @rule(model=names, evict=st.booleans())
     def load(self, model: str, evict: bool) -> None:
@@ -138,13 +149,19 @@ class RouterMachine(RuleBasedStateMachine):
     def reset(self, model: str) -> None:
         self.drive.reset(model)
 
+    @rule(left=st.sets(names, max_size=2), changed=st.sets(names, max_size=2))
+    def configure(self, left: set[str], changed: set[str]) -> None:
+        staying = [spec for spec in MODELS if spec.name not in left]
+        now = self.drive.now
+        self.drive.take(self.drive.scheduler.configure(POLICY, staying, now, changed=changed - left))
+
     @rule(seconds=st.floats(0, 90))
     def sleep(self, seconds: float) -> None:
         self.drive.sleep(seconds)
 
-    def draw_in(self, data: st.DataObject, *states: ReplicaState) -> str | None:
-        """A model whose replica is in one of these states; None when there is none."""
-        found = sorted(r.model for r in self.drive.scheduler.replicas.values() if r.state in states)
+    def draw_in(self, data: st.DataObject, *states: ReplicaState) -> ReplicaId | None:
+        """A replica in one of these states; None when there is none."""
+        found = sorted(r.id for r in self.drive.scheduler.replicas.values() if r.state in states)
         return data.draw(st.sampled_from(found)) if found else None
 
     @invariant()
@@ -160,9 +177,9 @@ class RouterMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_count_is_kept(self) -> None:
-        replicas = self.drive.scheduler.replicas.values()
-        assert len(replicas) <= 2
-        assert all(count == 1 for count in Counter(replica.model for replica in replicas).values())
+        counts = Counter(replica.model for replica in self.drive.scheduler.replicas.values())
+        assert len(counts) <= 2
+        assert all(count <= MOST[model] for model, count in counts.items())
 
     @invariant()
     def those_that_exclude_each_other_are_not_in_memory_together(self) -> None:
@@ -186,11 +203,19 @@ class RouterMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_beside_free_slots(self) -> None:
-        replicas = {replica.model: replica for replica in self.drive.scheduler.replicas.values()}
+        replicas = self.drive.scheduler.replicas.values()
         for ticket in map(self.drive.tickets.__getitem__, self.waiting()):
-            replica = replicas.get(ticket.model)
             is_first = self.drive.positions(ticket.id) == [1]
-            assert not (is_first and replica is not None and replica.has_room_for(ticket))
+            own = [replica for replica in replicas if replica.model == ticket.model]
+            assert not (is_first and any(replica.has_room_for(ticket) for replica in own))
+
+    @invariant()
+    def an_extra_replica_costs_nobody_his_place(self) -> None:
+        """Who is evicted for a model had to go for its first replica, and no other is there beside its rivals."""
+        for replica in self.drive.scheduler.replicas.values():
+            if replica.makes_room_for is not None and replica.state is ReplicaState.DRAINING:
+                served = [r for r in self.drive.scheduler.replicas.values() if r.model == replica.makes_room_for]
+                assert all(other.is_coming for other in served)
 
     @invariant()
     def only_what_is_not_generating_is_stopped(self) -> None:

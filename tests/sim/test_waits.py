@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 import pytest
@@ -27,6 +27,7 @@ CALM, BUSY = (0.05, 0.8), (0.8, 1.3)
 _CLASSES = (Priority.HIGH, Priority.NORMAL, Priority.NORMAL, Priority.NORMAL, Priority.LOW)
 _TOKENS = (1, 4, 8, 16, 40, 120)
 _WIDTHS = (1,) * 17 + (2, 3, 8)
+_REPLICAS = ((0, 1), (0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (2, 2), (2, 3))
 _ROUNDING = 1e-6
 
 
@@ -43,12 +44,18 @@ class Setting:
     leaving: float
     residency: float | None
     seed: int
+    replicas: tuple[tuple[int, int], ...]  # of each model, at least and at most
     rivals: tuple[int, int] | None = None  # two models that exclude each other
 
     @property
     def load_of(self) -> dict[str, float]:
         """Seconds of each model's load."""
         return {f"m{number}": seconds for number, seconds in enumerate(self.loads)}
+
+    @property
+    def replicas_of(self) -> dict[str, tuple[int, int]]:
+        """How many each model may have, at least and at most."""
+        return {f"m{number}": bounds for number, bounds in enumerate(self.replicas)}
 
     def excluded_by(self, number: int) -> frozenset[str]:
         return frozenset({f"m{self.rivals[1]}"}) if self.rivals and self.rivals[0] == number else frozenset()
@@ -71,12 +78,13 @@ def worlds(load: tuple[float, float]) -> st.SearchStrategy[Setting]:
             sizes=sizes,
             slots=tuple(draw(st.lists(st.integers(1, 4), min_size=count, max_size=count))),
             loads=tuple(draw(st.lists(st.floats(0.1, 8), min_size=count, max_size=count))),
-            memory=draw(st.integers(max(sizes), max(*sizes, sum(sizes) - 1))),
+            memory=draw(st.integers(max(sizes), max(*sizes, sum(sizes) - 1)) | st.integers(sum(sizes), 2 * sum(sizes))),
             stop=draw(st.floats(0, 1)),
             load=draw(st.floats(*load)),
             leaving=draw(st.sampled_from((0.0, 0.0, 0.1))),
             residency=draw(st.sampled_from((None, None, 0.0, 5.0))),
             seed=draw(st.integers(0, 2**32)),
+            replicas=tuple(draw(st.lists(st.sampled_from(_REPLICAS), min_size=count, max_size=count))),
             rivals=draw(st.sampled_from((None, (0, 1)))),
         )
 
@@ -112,6 +120,9 @@ class Witness:
         assert self.setting.rivals is None or not {f"m{number}" for number in self.setting.rivals} <= present
         for device in self.world.scheduler.devices():
             assert device.booked <= device.device.capacity
+        counts = Counter(replica.model for replica in self.world.scheduler.replicas.values())
+        for name, (_, most) in self.setting.replicas_of.items():
+            assert counts[name] <= most
         for replica in self.world.scheduler.replicas.values():
             assert sum(run.width for run in replica.leases.values()) == replica.busy <= replica.slots
             assert replica.state is not ReplicaState.STOPPING or not replica.leases
@@ -155,9 +166,14 @@ class Witness:
 
     def _evicted(self, evicted: Evicted) -> None:
         view = self.world.scheduler.view(evicted.model, self.world.now)
-        if (view.queue_depth or view.busy) and view.ready_since is not None:
-            self.yielded[evicted.model].append(self.world.now)
-            resident = self.world.now - view.ready_since
+        replica = self.world.scheduler.replicas[evicted.replica]
+        others = [
+            one for one in self.world.scheduler.replicas.values() if one.model == evicted.model and one.is_staying
+        ]
+        if (view.queue_depth or replica.leases) and replica.ready is not None:
+            if not others:
+                self.yielded[evicted.model].append(self.world.now)
+            resident = self.world.now - replica.ready
             assert resident >= self._residency(evicted.model) - _ROUNDING, "more than one swap per residency"
 
 
@@ -166,7 +182,14 @@ def play(setting: Setting) -> Witness:
     policy = Policy(max_models=99, max_queue=REQUESTS, min_residency=setting.residency)
     witness = Witness(setting, policy)
     models = [
-        ModelSpec(f"m{number}", slots, Need(0, size * GIB), exclusive_with=setting.excluded_by(number))
+        ModelSpec(
+            f"m{number}",
+            slots,
+            Need(0, size * GIB),
+            exclusive_with=setting.excluded_by(number),
+            min_replicas=setting.replicas[number][0],
+            max_replicas=setting.replicas[number][1],
+        )
         for number, (size, slots) in enumerate(zip(setting.sizes, setting.slots, strict=True))
     ]
     device = Device(HOST, DeviceKind.HOST, None, "RAM", setting.memory * GIB, setting.memory * GIB)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from router.core.affinity import Marks
+from router.core.lifecycle import ReplicaState
 from router.core.scheduler import Scheduler
 from router.core.types import (
     HOST,
@@ -71,10 +73,16 @@ class Drive:
         self._tickets = 0
 
     def ask(
-        self, model: str, priority: Priority = Priority.NORMAL, *, width: int = 1, timeout: float = 240.0
+        self,
+        model: str,
+        priority: Priority = Priority.NORMAL,
+        *,
+        width: int = 1,
+        timeout: float = 240.0,
+        marks: Marks = (),
     ) -> TicketId:
         self._tickets += 1
-        ticket = Ticket(self._tickets, model, priority, self.now, self.now + timeout, width=width)
+        ticket = Ticket(self._tickets, model, priority, self.now, self.now + timeout, width=width, marks=marks)
         self.tickets[ticket.id] = ticket
         self.take(self.scheduler.submit(ticket, self.now))
         return ticket.id
@@ -98,21 +106,36 @@ class Drive:
         assert found is not None, f"{model} has no replica"
         return found
 
-    def ready(self, model: str, *, slots: int | None = None) -> None:
-        slots = slots or self.specs[model].slots
-        replica = self.replica(model)
+    def replicas(self, model: str, *states: ReplicaState) -> list[ReplicaId]:
+        """Those in one of these states, or all, the oldest first."""
+        found = self.scheduler.replicas.values()
+        return [one.id for one in found if one.model == model and (not states or one.state in states)]
+
+    def ready(self, model: str = "", *, replica: ReplicaId | None = None, slots: int | None = None) -> None:
+        """A replica serves: this one, else the model's that has been loading for the longest."""
+        if replica is None:
+            replica = next(iter(self.replicas(model, ReplicaState.STARTING)), None) or self.replica(model)
+        slots = slots or self.specs[self.scheduler.replicas[replica].model].slots
         self.take(self.scheduler.replica_ready(replica, slots, self.now, readings=self.readings, usage=self.usage))
 
     def exit(
-        self, model: str, reason: str = "gone", *, reclaim: bool = True, exhausted: Exhaustion | None = None
+        self,
+        model: str = "",
+        reason: str = "gone",
+        *,
+        replica: ReplicaId | None = None,
+        reclaim: bool = True,
+        exhausted: Exhaustion | None = None,
     ) -> None:
-        replica = self.replica(model)
+        """The child of a replica ends: of this one, else of the model's first."""
+        replica = self.replica(model) if replica is None else replica
         self.take(self.scheduler.replica_exited(replica, reason, self.now, exhausted=exhausted))
         if reclaim:
             self.reclaim(replica)
 
-    def allocated(self, model: str) -> None:
-        self.take(self.scheduler.replica_allocated(self.replica(model), self.now))
+    def allocated(self, model: str = "", *, replica: ReplicaId | None = None) -> None:
+        replica = self.replica(model) if replica is None else replica
+        self.take(self.scheduler.replica_allocated(replica, self.now))
 
     def observe(self, usage: Mapping[DeviceId, int] | None = None, *, of: str | None = None) -> None:
         """Look at the devices, and at what one model's replica holds."""
@@ -133,6 +156,11 @@ class Drive:
 
     def reset(self, model: str) -> None:
         self.take(self.scheduler.reset(model, self.now))
+
+    def configure(self, *models: ModelSpec, policy: Policy | None = None, changed: Collection[str] = ()) -> None:
+        """A new configuration with these models; the others have left it."""
+        self.specs = {spec.name: spec for spec in models}
+        self.take(self.scheduler.configure(policy or Policy(), models, self.now, changed=changed))
 
     def serve(self, model: str) -> TicketId:
         """Bring a cold model to READY with one request running on it."""

@@ -98,7 +98,8 @@ def launched(
     api_key: str = "",
 ) -> Iterator[RunningRouter]:
     """Start `run.py` in `folder`, where it will listen on `port`; ends it however the block ends."""
-    environ = {key: value for key, value in os.environ.items() if key not in ("API_KEY", "CONFIG_PATH")}
+    kept_out = ("API_KEY", "API_KEYS", "ADMIN_API_KEY", "METRICS_TOKEN", "CONFIG_PATH")
+    environ = {key: value for key, value in os.environ.items() if key not in kept_out}
     environ |= {"PYTHONUNBUFFERED": "1", **({"API_KEY": api_key} if api_key else {}), **(env or {})}
     command = [sys.executable, str(ROOT / "run.py"), *arguments]
     with (folder / "router.log").open("wb") as log:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from router.config import (
     ApiConfig,
+    Keys,
     ModelConfig,
     Settings,
     SystemConfig,
@@ -64,7 +65,7 @@ ONE_MODEL = with_model()
 
 def test_without_anything_there_are_defaults_and_no_models(tmp_path: Path) -> None:
     settings = load_settings(environ={}, cwd=tmp_path)
-    assert (settings.source, dict(settings.models), settings.api_key) == (None, {}, None)
+    assert (settings.source, dict(settings.models), settings.keys) == (None, {}, Keys())
     assert settings.state_dir == tmp_path / ".llama-router"
 
 
@@ -83,17 +84,14 @@ def test_the_real_environment_goes_before_dotenv_and_nothing_is_interpolated(fol
         "# a comment\nexport API_KEY='sk-$HOME ${X}'\nROUTER_PORT=1\nMETRICS_TOKEN=from-file\n"
     )
     settings = load(folder, ONE_MODEL, {"ROUTER_PORT": "2", "METRICS_TOKEN": ""})
-    assert settings.api_key
-    assert settings.metrics_token
-    assert settings.api_key.get_secret_value() == "sk-$HOME ${X}"
-    assert settings.metrics_token.get_secret_value() == "from-file"
+    assert settings.keys.secrets == ("sk-$HOME ${X}", "from-file")
     assert settings.api.port == 2
 
 
 def test_an_empty_variable_counts_as_not_set(folder: Path) -> None:
     environ = dict.fromkeys(("CONFIG_PATH", "ROUTER_HOST", "ROUTER_PORT", "LLAMA_SERVER_PATH", "API_KEY"), "")
     settings = load(folder, ONE_MODEL, environ)
-    assert (settings.api.port, settings.api_key, settings.system.llama_server_path) == (8000, None, None)
+    assert (settings.api.port, settings.keys, settings.system.llama_server_path) == (8000, Keys(), None)
 
 
 def test_a_broken_dotenv_line_is_named_without_its_text(tmp_path: Path) -> None:
@@ -243,7 +241,8 @@ def test_good_origins() -> None:
         ({"ROUTER_PORT": "-1"}, {}, "ROUTER_PORT"),
         ({"ROUTER_HOST": "http://x"}, {}, "ROUTER_HOST"),
         ({"BASE_MODELS_PATH": "none"}, {}, "BASE_MODELS_PATH"),
-        ({"API_KEY": " k"}, {}, "API_KEY"),
+        ({"API_KEY": " key-of-somebody"}, {}, "API_KEY"),
+        ({"API_KEY": "short"}, {}, "API_KEY"),
         ({"ROUTER_PORT": "1"}, {"port": 70000}, "--port"),
         ({}, {"host": ""}, "--host"),
     ],
@@ -402,6 +401,12 @@ def test_what_is_loaded_at_start(folder: Path) -> None:
         ({"exclusive_with": ["c"]}, {}, "models.a.exclusive_with[0]", 'no such model, got "c"'),
         ({"exclusive_with": ["a-alias"]}, {}, "models.a.exclusive_with[0]", "a model cannot exclude itself"),
         ({"exclusive_with": ["b"], "pinned": True}, {"pinned": True}, "models.a.exclusive_with[0]", "both this model"),
+        ({"min_replicas": -1}, {}, "models.a.min_replicas", "expected 0 or more"),
+        ({"max_replicas": 0}, {}, "models.a.max_replicas", "expected 1 or more"),
+        ({"max_replicas": 65}, {}, "models.a.max_replicas", "expected 64 or less"),
+        ({"max_replicas": "2"}, {}, "models.a.max_replicas", "expected a whole number"),
+        ({"min_replicas": 2}, {}, "models.a.min_replicas", "expected at most max_replicas (1), got 2"),
+        ({"max_replica": 2}, {}, "models.a.max_replica", "unknown key"),
     ],
 )
 def test_what_a_model_may_say_of_others(
@@ -437,13 +442,43 @@ def test_idle_timeout_of_a_model(folder: Path) -> None:
     assert (settings.idle_timeout("a"), settings.idle_timeout("b")) == (None, 1.5)
 
 
+TELLING_FLAGS = (
+    ["-v"],
+    ["--verbose"],
+    ["--log-verbose"],
+    ["--verbose-prompt"],
+    ["--verbose_prompt"],
+    ["-lv", "5"],
+    ["-lv", "4", "--log-verbosity=9"],
+    ["--verbosity", "x"],
+)
+TELLING_VARIABLES = ("LLAMA_TRACE", "LLAMA_SERVER_SLOTS_DEBUG", "llama_server_slots_n_diff")
+
+
+@pytest.mark.parametrize("flags", TELLING_FLAGS)
+def test_flags_that_log_prompts_need_a_word(folder: Path, flags: list[str]) -> None:
+    found = only(problems(folder, with_model(flags=flags)))
+    assert (found.path, "log_prompts" in found.hint) == ("models.a.flags", True)
+    assert load(folder, with_model(flags=flags) | {"api": {"log_prompts": True}}).models["a"].flags == tuple(flags)
+
+
+@pytest.mark.parametrize("env", [{name: "0"} for name in TELLING_VARIABLES] + [{"LLAMA_ARG_LOG_VERBOSITY": "5"}])
+def test_variables_that_log_prompts_need_a_word(folder: Path, env: dict[str, str]) -> None:
+    assert only(problems(folder, with_model(env=env))).path == "models.a.env"
+    load(folder, with_model(env=env) | {"api": {"log_prompts": True}})
+
+
+def test_a_verbosity_that_tells_no_prompts_needs_none(folder: Path) -> None:
+    load(folder, with_model(flags=["-lv", "4"], env={"LLAMA_ARG_LOG_VERBOSITY": "3"}))
+
+
 # Settings from Python
 
 
 def test_settings_from_python_objects_get_the_same_checks(folder: Path) -> None:
     model = ModelConfig(model_path=Path("a.gguf"), flags=("-np", "2"))
     system = SystemConfig(base_models_path=Path("models"), default_parallel=3)
-    settings = Settings.build(models={"a": model}, system=system, api_key="k", folder=folder)
+    settings = Settings.build(models={"a": model}, system=system, folder=folder)
     assert settings.model_file("a") == folder / "models/a.gguf"
     assert settings.state_dir == folder / ".llama-router"
     assert settings.slots("a") == parallel_slots(model, 3) == 2

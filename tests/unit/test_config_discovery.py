@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from router.config import ModelConfig, Settings, SystemConfig, load_settings
+from router.errors import ConfigError
 
 
 def touch(base: Path, *names: str) -> None:
@@ -142,3 +143,33 @@ def test_without_models_discovery_is_the_default(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_noted(tmp_path: Path) -> None:
     assert discovered(tmp_path).notes == (f"{tmp_path}: no *.gguf below it",)
+
+
+def hugging_face_cache(hub: Path) -> Path:
+    """A cache with one model, as its client lays it out; returns the snapshot's folder."""
+    repository = hub / "models--org--m-GGUF"
+    snapshot = repository / "snapshots" / "0123456789abcdef"
+    (repository / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    (repository / "blobs" / "a1b2c3").write_bytes(b"GGUF")
+    (snapshot / "m-q4.gguf").symlink_to(Path("../../blobs/a1b2c3"))
+    return snapshot
+
+
+def test_a_hugging_face_cache_is_served_from_its_root(tmp_path: Path) -> None:
+    snapshot = hugging_face_cache(tmp_path)
+    system = SystemConfig(base_models_path=tmp_path)
+    found = Settings.build(models={}, system=system, folder=tmp_path)
+    assert found.model_file("m-q4") == snapshot / "m-q4.gguf"
+    relative = ModelConfig(model_path=(snapshot / "m-q4.gguf").relative_to(tmp_path))
+    assert Settings.build(models={"m": relative}, system=system, folder=tmp_path).notes == ()
+
+
+def test_from_its_snapshot_only_by_absolute_paths(tmp_path: Path) -> None:
+    snapshot = hugging_face_cache(tmp_path)
+    system = SystemConfig(base_models_path=snapshot)
+    assert "a link that leads out" in Settings.build(models={}, system=system, folder=tmp_path).notes[0]
+    with pytest.raises(ConfigError, match=r"a link leads out .*write the absolute path"):
+        Settings.build(models={"m": ModelConfig(model_path=Path("m-q4.gguf"))}, system=system, folder=tmp_path)
+    absolute = ModelConfig(model_path=snapshot / "m-q4.gguf")
+    assert Settings.build(models={"m": absolute}, system=system, folder=tmp_path).model_file("m").is_file()

@@ -101,7 +101,9 @@ def test_the_json_in_the_reference_is_valid(tmp_path: Path) -> None:
     blocks = re.findall(r"```json\n(.*?)```", REFERENCE, re.DOTALL)
     assert blocks
     for block in blocks:
-        for model in json.loads(block)["models"].values():
+        sections = json.loads(block)
+        ApiConfig.model_validate(sections.get("api", {}))
+        for model in sections.get("models", {}).values():
             ModelConfig.model_validate(model)
 
 

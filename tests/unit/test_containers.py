@@ -189,11 +189,15 @@ CLOSED = [
     pytest.param({"ROUTER_ALLOW_UNAUTHENTICATED": "0"}, None, id="opt-out switched off"),
     pytest.param({}, "{}", id="empty configuration"),
     pytest.param({}, '{"api": {"allow_unauthenticated": false}}', id="false"),
+    pytest.param({}, '{"api": {"api_keys": {}}}', id="no keys"),
+    pytest.param({"ADMIN_API_KEY": "sk-test"}, None, id="admin key alone"),
     pytest.param({}, '{"api": {"allow_unauthenticated": "true"}}', id="not a boolean"),
     pytest.param({}, "{", id="broken configuration"),
 ]
 OPEN = [
     pytest.param({"API_KEY": "sk-test"}, None, id="key"),
+    pytest.param({"API_KEYS": "alice:sk-test"}, None, id="named key"),
+    pytest.param({}, '{"api": {"api_keys": {"alice": "sk-test"}}}', id="key in the configuration"),
     pytest.param({"ROUTER_ALLOW_UNAUTHENTICATED": "1"}, None, id="opt-out"),
     pytest.param({}, '{"api": {"allow_unauthenticated": true}}', id="configuration"),
     pytest.param({}, '\ufeff{"api": {"allow_unauthenticated": true}}', id="configuration with a byte order mark"),

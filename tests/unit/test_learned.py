@@ -118,3 +118,15 @@ def test_what_the_flags_say_is_not_replaced_by_what_was_seen(entry: Entry, tmp_p
     pinned = replace(spec_of(entry), need=Need(9, 9, 50, each=7, spare=5, pin=Pin(gpus=(1,))))
     found = LearnedMemory(tmp_path, [entry], [GPU]).apply(pinned).need
     assert found == Need(600, 700, 50, "learned", each=7, spare=5, pin=Pin(gpus=(1,)))
+
+
+def test_another_configuration_has_other_keys_and_those_that_left_keep_theirs(entry: Entry, tmp_path: Path) -> None:
+    learned = LearnedMemory(tmp_path, [entry], [RAM])
+    learned.note(seen(entry, 0, 700))
+    changed = replace(entry, config=entry.config.model_copy(update={"flags": ("-c", "8192")}))
+    learned.adopt([changed])
+    assert learned.apply(spec_of(changed)).need == entry.need
+    learned.adopt([])
+    assert learned.note(seen(changed, 0, 900)), "its last words count"
+    learned.adopt([entry])
+    assert learned.apply(spec_of(entry)).need.host == 700

@@ -33,23 +33,13 @@ class InferenceEndpoint:
         return Wish(self._endpoint, target(path, query), route=path)
 
 
-class ShortCut:
-    """Middleware that takes these paths past the framework's routing, which tries one pattern after another.
-
-    To stand inside of the boundary, as the framework's handling of exceptions is passed too. Whatever is not exactly
-    one of these calls goes on to the framework, which has the same routes, and an answer to wrong methods.
-    """
-
-    def __init__(self, app: ASGIApp, services: Services) -> None:
-        self._app = app
-        self._known: dict[tuple[str, str], ASGIApp] = {
-            (method, endpoint.path): InferenceEndpoint(services, endpoint)
-            for endpoint in _RELAYED
-            for method in endpoint.methods
-        }
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return self._known.get((scope["method"], scope["path"]), self._app)(scope, receive, send)
+def direct(services: Services) -> dict[tuple[str, str], ASGIApp]:
+    """The app of each call to one of these paths, by method and path."""
+    return {
+        (method, endpoint.path): InferenceEndpoint(services, endpoint)
+        for endpoint in _RELAYED
+        for method in endpoint.methods
+    }
 
 
 def routes(services: Services) -> list[BaseRoute]:

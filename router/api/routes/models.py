@@ -23,7 +23,7 @@ _STARTED = int(time.time())
 
 
 class ModelEntry(BaseModel):
-    """A model as OpenAI's SDKs know it, with its further names, its state, and the memory that it takes."""
+    """A model as OpenAI's SDKs know it, with its further names, its state, how many replicas serve, and its memory."""
 
     id: str
     object: Literal["model"] = "model"
@@ -31,6 +31,7 @@ class ModelEntry(BaseModel):
     owned_by: str = "llama-router"
     aliases: list[str]
     status: str
+    replicas: int
     memory: MemoryEstimate
 
 
@@ -91,4 +92,4 @@ def _entry(services: Services, name: str) -> ModelEntry:
     aliases = list(services.settings.models[name].aliases)
     view = services.engine.view(name)
     memory = MemoryEstimate.of(view.estimate)
-    return ModelEntry(id=name, aliases=aliases, status=view.status.value, memory=memory)
+    return ModelEntry(id=name, aliases=aliases, status=view.status.value, replicas=view.ready_replicas, memory=memory)

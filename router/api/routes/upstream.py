@@ -7,8 +7,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from router.api.context import speak
+from router.api.context import context_of, speak
 from router.api.endpoints import ENDPOINTS, Endpoint, dialect_of, endpoint_of_child
+from router.api.needs import need_of_child
 from router.api.orders import Wish, carry_out
 from router.api.services import Services
 from router.api.targets import target
@@ -49,12 +50,18 @@ class UpstreamEndpoint:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._most_parts = max((name.count("/") + 1 for name in services.settings.known_names), default=0)
+        self._most_parts: int
+        services.follow(self._adopt)
+
+    def _adopt(self, settings: Settings) -> None:
+        self._most_parts = max((name.count("/") + 1 for name in settings.known_names), default=0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         settings, method = self._services.settings, scope["method"]
         model, path = _split(settings, scope["path"].removeprefix(_PREFIX + "/"), self._most_parts)
-        _check_path(path, method, has_key=settings.api_key is not None)
+        caller = context_of(scope).caller
+        caller.check(need_of_child(method, path))
+        _check_path(path, method, has_key=bool(caller.name))
         speak(scope, dialect_of(path))
         wish = Wish(endpoint_of_child(method, path), target(path, scope["query_string"]), route=_PREFIX, model=model)
         await carry_out(self._services, wish, scope, receive)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from starlette.types import Scope
 
+from router.api.strangers import Strangers
 from router.config import ApiConfig
+from router.core.types import Status
 from tests.fakes.site import Site, site
 
 KEY = "s3cret-ünï"
-OPEN = ("/health", "/healthz")
+OPEN = ("/health", "/healthz", "/health/", "/docs", "/openapi.json")
+
+
+def from_afar(**headers: str) -> Scope:
+    told = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return {"type": "http", "client": ("192.0.2.9", 1), "headers": told}
 
 
 async def status(found: Site, path: str, **headers: str) -> int:
@@ -38,7 +48,7 @@ async def test_the_key_opens(header: dict[str, str], tmp_path: Path) -> None:
         {"x_api_key": "模型"},
     ],
 )
-@pytest.mark.parametrize("path", ["/v1/models", "/nowhere", "/", "/docs", "/metrics"])
+@pytest.mark.parametrize("path", ["/v1/models", "/nowhere", "/", "/v1/models/eject", "/metrics"])
 async def test_without_it_every_path_answers_alike(path: str, header: dict[str, str], tmp_path: Path) -> None:
     async with site(tmp_path, api_key=KEY) as found:
         told = [(name.replace("_", "-").encode(), value.encode()) for name, value in header.items()]
@@ -65,8 +75,7 @@ async def test_health_is_open_and_nothing_that_merely_looks_like_it(tmp_path: Pa
     async with site(tmp_path, api_key=KEY) as found:
         for path in OPEN:
             assert await status(found, path) == 200
-        assert await status(found, "/health/anything") == 404
-        for path in ("/healthy", "/v1/health/models", "//health", "/HEALTH"):
+        for path in ("/health/anything", "/healthy", "/v1/health/models", "//health", "/HEALTH"):
             assert await status(found, path) == 401
 
 
@@ -150,9 +159,215 @@ async def test_without_a_key_a_proxy_or_a_foreign_page_is_refused(header: dict[s
         assert await status(found, "/health", **header) == 200
 
 
-async def test_the_opt_out_lets_everybody_in(tmp_path: Path) -> None:
-    async with site(tmp_path, api=ApiConfig(allow_unauthenticated=True)) as found:
-        assert await status(found, "/v1/models", host="router.example", x_forwarded_for="192.0.2.1") == 200
+@pytest.mark.parametrize(
+    ("host", "allowed", "welcome"),
+    [
+        ("192.0.2.7:8000", (), True),
+        ("[2001:db8::1]", (), True),
+        ("router:8000", (), True),
+        ("gpu.local", (), True),
+        ("host.docker.internal:8000", (), True),
+        ("evil.example", (), False),
+        ("evil.example.", (), False),
+        ("", (), False),
+        ("router.example", ("router.example",), True),
+        ("Router.Example.:8000", ("router.example",), True),
+        ("a.router.example", ("*.router.example",), True),
+        ("router.example", ("*.router.example",), False),
+        ("evil-router.example", ("*.router.example", "router.example"), False),
+        ("evil.example", ("*",), True),
+    ],
+)
+def test_the_opt_out_lets_in_whoever_calls_the_router_by_a_name_of_its_own(
+    host: str, allowed: tuple[str, ...], welcome: bool
+) -> None:
+    rules = Strangers(ApiConfig(allow_unauthenticated=True, allowed_hosts=allowed))
+    assert rules.may_enter(from_afar(host=host, **{"x-forwarded-for": "192.0.2.1"})) == welcome
+
+
+@pytest.mark.parametrize(
+    ("origin", "origins", "welcome"),
+    [
+        ("http://192.0.2.7:8000", (), True),
+        ("http://localhost:3000", (), True),
+        ("https://evil.example", (), False),
+        ("null", (), False),
+        ("https://ui.example", ("https://ui.example",), True),
+        ("https://evil.example", ("*",), True),
+    ],
+)
+def test_the_opt_out_lets_in_no_page_of_others(origin: str, origins: tuple[str, ...], welcome: bool) -> None:
+    rules = Strangers(ApiConfig(allow_unauthenticated=True, cors_origins=origins))
+    assert rules.may_enter(from_afar(host="192.0.2.7:8000", origin=origin)) == welcome
+
+
+async def test_the_opt_out_holds_for_the_whole_router(tmp_path: Path) -> None:
+    async with site(tmp_path, api=ApiConfig(allow_unauthenticated=True, allowed_hosts=("a.example",))) as found:
+        assert await status(found, "/v1/models", host="a.example", x_forwarded_for="192.0.2.1") == 200
+        assert await status(found, "/v1/models", host="b.example") == 403
+        assert await status(found, "/v1/models", host="a.example", origin="https://b.example") == 403
+
+
+async def test_a_further_name_of_this_machine(tmp_path: Path) -> None:
+    async with site(tmp_path, api=ApiConfig(allowed_hosts=("llm.test",))) as found:
+        assert await status(found, "/v1/models", host="llm.test:8000", origin="http://llm.test:8000") == 200
+        assert await status(found, "/v1/models", host="other.test") == 403
+
+
+NAMED = ApiConfig.model_validate(
+    {"api_keys": {"alice": "alices-own-key", "batch": f"sha256:{hashlib.sha256(b'key-of-batch').hexdigest()}"}}
+)
+
+
+@pytest.mark.parametrize(("key", "name"), [("alices-own-key", "alice"), ("key-of-batch", "batch")])
+async def test_each_key_is_known_by_its_name(key: str, name: str, tmp_path: Path) -> None:
+    async with site(tmp_path, api=NAMED) as found:
+        assert (await found.chat(x_api_key=key)).status_code == 200
+        (line,) = found.access_lines()
+        assert line.endswith(f" key={name}")
+        assert f'router_key_requests_total{{key="{name}",status="success"}} 1.0' in found.metrics()
+        assert key not in line + found.metrics()
+
+
+async def test_the_text_of_a_digest_is_no_key(tmp_path: Path) -> None:
+    async with site(tmp_path, api=NAMED) as found:
+        written = "sha256:" + hashlib.sha256(b"key-of-batch").hexdigest()
+        assert (await found.chat(x_api_key=written)).status_code == 401
+
+
+MANAGING = [
+    ("POST", "/v1/models/load"),
+    ("POST", "/v1/models/eject/"),
+    ("POST", "/v1/models/chat/reset"),
+    ("GET", "/v1/health/models"),
+    ("GET", "/slots?model=chat"),
+    ("HEAD", "/slots?model=chat"),
+    ("POST", "/lora-adapters?model=chat"),
+    ("POST", "/v1/models%2Feject"),
+    ("POST", "/v1/%6dodels/load"),
+    ("GET", "/upstream/chat/slots"),
+    ("GET", "/upstream/chat/"),
+    ("GET", "/upstream/org%2Fm:q4/slots"),
+    ("POST", "/upstream/chat/slots/0?action=erase"),
+    ("POST", "/upstream/chat//slots/0?action=erase"),
+    ("POST", "/upstream/chat/props"),
+    ("POST", "/upstream/chat/lora-adapters"),
+    ("POST", "/upstream/chat/v1/anything-new"),
+]
+ASKING = [
+    ("POST", "/v1/chat/completions"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/status"),
+    ("GET", "/props?model=chat"),
+    ("GET", "/lora-adapters?model=chat"),
+    ("GET", "/upstream/chat/props"),
+    ("GET", "/upstream/chat/v1/models"),
+    ("GET", "/upstream/chat/metrics"),
+    ("POST", "/upstream/chat/v1/chat/completions"),
+    ("POST", "/upstream/chat/chat/completions"),
+]
+BODY = b'{"model":"chat"}'
+
+
+async def test_with_an_admin_key_others_do_not_manage(tmp_path: Path) -> None:
+    async with site(tmp_path, api_key=KEY, admin_key="key-of-the-admin") as found:
+        for method, path in MANAGING:
+            refused = await found.client.request(method, path, content=BODY, headers=[(b"x-api-key", KEY.encode())])
+            assert refused.status_code == 403, path
+            if method != "HEAD":
+                assert refused.json()["error"]["code"] == "forbidden"
+                assert "ADMIN_API_KEY" in refused.text
+            assert (await found.client.request(method, path, content=BODY)).status_code == 401, path
+        assert found.upstream.heard == []
+        assert (found.engine.loaded, found.engine.ejected, found.engine.resets) == ([], [], [])
+        for method, path in MANAGING:
+            found.engine.models["chat"].status = Status.READY
+            answer = await found.client.request(method, path, content=BODY, headers={"x-api-key": "key-of-the-admin"})
+            assert answer.is_success, path
+
+
+async def test_with_an_admin_key_everybody_asks(tmp_path: Path) -> None:
+    async with site(tmp_path, api_key=KEY, admin_key="key-of-the-admin") as found:
+        for method, path in ASKING:
+            for key in (KEY, "key-of-the-admin"):
+                answer = await found.client.request(method, path, content=BODY, headers=[(b"x-api-key", key.encode())])
+                assert answer.status_code == 200, path
+
+
+async def test_an_admin_key_alone_leaves_this_machine_to_ask(tmp_path: Path) -> None:
+    async with site(tmp_path, admin_key="key-of-the-admin") as found:
+        assert (await found.chat()).status_code == 200
+        answer = await found.client.post("/v1/models/eject", content=BODY)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert await status(found, "/v1/models", host="evil.example", x_api_key="key-of-the-admin") == 200
+
+
+TRICKS = [
+    b"POST http://localhost/v1/models/eject HTTP/1.1",
+    b"POST //v1/models/eject HTTP/1.1",
+    b"POST /v1/./models/eject HTTP/1.1",
+    b"POST /health/../v1/models/eject HTTP/1.1",
+    b"POST /v1/models/eject/.. HTTP/1.1",
+    b"POST /v1/models/eject/// HTTP/1.1",
+    b"POST /v1/models/eject?ticket=x HTTP/1.1",
+    b"POST /v1/models/eject%00 HTTP/1.1",
+    b"POST /V1/MODELS/EJECT HTTP/1.1",
+    b"POST /docs/../v1/models/eject HTTP/1.1",
+    b"POST /health%2f..%2fv1%2fmodels%2feject HTTP/1.1",
+    b"GET /v1/models/eject HTTP/1.1\r\nx-http-method-override: POST",
+    b"GET /health?_method=POST&path=/v1/models/eject HTTP/1.1\r\nx-original-url: /v1/models/eject",
+    b"GET /health HTTP/1.1\r\nx-rewrite-url: /v1/models/eject",
+    b"OPTIONS /v1/models/eject HTTP/1.1",
+    b"OPTIONS * HTTP/1.1",
+    b"HEAD /v1/models/eject HTTP/1.1",
+    b"CONNECT localhost:80 HTTP/1.1",
+]
+
+
+async def test_no_spelling_of_a_path_slips_past(tmp_path: Path) -> None:
+    rest = b"\r\nhost: localhost\r\ncontent-length: %d\r\nconnection: close\r\n" % len(BODY)
+    async with site(tmp_path, api_key=KEY, admin_key="key-of-the-admin") as found:
+        for first in TRICKS:
+            for key in (b"", b"authorization: Bearer " + KEY.encode() + b"\r\n"):
+                answer = await found.address.say(first + rest + key + b"\r\n" + BODY)
+                harmless = first.startswith(b"GET /health")
+                assert answer[9:12] in ((b"200",) if harmless else (b"400", b"401", b"403", b"404", b"405")), first
+        assert found.engine.ejected == []
+
+
+NO_KEYS = [
+    [("authorization", "Bearer wrong"), ("authorization", "Bearer also-wrong")],
+    [("authorization", f"Bearer wrong, Bearer {KEY}")],
+    [("authorization", f"Bearer wrong {KEY}")],
+    [("authorization", f"Bearer\t{KEY}")],
+    [("authorization", "Bearer " + "k" * 10_000)],
+    [("authorization", "\x80\xff")],
+    [("authorization", f'Digest username="{KEY}"')],
+    [("x-api-key", "sha256:"), ("authorization", "")],
+    [("cookie", f"api_key={KEY}"), ("proxy-authorization", f"Bearer {KEY}")],
+]
+
+
+async def test_whatever_is_no_key_gets_the_same_401(tmp_path: Path) -> None:
+    async with site(tmp_path, api_key=KEY) as found:
+        plain = await found.client.get(f"/v1/models?api_key={quote(KEY)}")
+        for headers in NO_KEYS:
+            told = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in headers]
+            answer = await found.client.get("/v1/models", headers=told)
+            assert (answer.status_code, answer.text) == (401, plain.text), headers
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_the_admin_key_counts_wherever_it_stands(order: int, tmp_path: Path) -> None:
+    async with site(tmp_path, api_key=KEY, admin_key="key-of-the-admin") as found:
+        told = [(b"authorization", b"Bearer " + KEY.encode()), (b"x-api-key", b"key-of-the-admin")][::order]
+        assert (await found.client.post("/v1/models/load", content=BODY, headers=told)).is_success
+
+
+async def test_one_good_key_among_several_is_enough(tmp_path: Path) -> None:
+    async with site(tmp_path, api_key=KEY) as found:
+        told = [(b"authorization", b"Bearer anything"), (b"x-api-key", KEY.encode())]
+        assert (await found.client.get("/v1/models", headers=told)).status_code == 200
 
 
 async def test_a_configured_origin_may_come_from_its_page(tmp_path: Path) -> None:

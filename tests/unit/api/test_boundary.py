@@ -121,10 +121,20 @@ async def test_each_request_is_one_line(router: Site) -> None:
     )
     await router.client.get("/a%0Ab%1b[31m")
     first, second = router.access_lines()
-    assert first.startswith("method=POST path=/v1/chat/completions status=200 ms=")
-    assert first.endswith(" model=chat bytes=11 id=7")
+    assert first.startswith("client=127.0.0.1 method=POST path=/v1/chat/completions status=200 ms=")
+    assert first.endswith(" model=chat bytes=11 id=7 key=-")
     assert "secret" not in first
     assert 'path="/a\\nb\\u001b[31m" status=404' in second
+
+
+async def test_without_configured_origins_cors_is_off(tmp_path: Path) -> None:
+    async with site(tmp_path, api_key="key") as router:
+        asked = {"origin": ORIGIN, "access-control-request-method": "POST"}
+        answer = await router.client.options("/v1/chat/completions", headers=asked)
+        assert answer.status_code == 401
+        served = await router.chat(origin=ORIGIN, x_api_key="key")
+        assert served.status_code == 200
+        assert not [name for name in (*answer.headers, *served.headers) if name.startswith("access-control-")]
 
 
 async def test_a_preflight_needs_no_key(tmp_path: Path) -> None:

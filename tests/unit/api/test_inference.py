@@ -10,14 +10,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from starlette.types import Receive, Scope, Send
 
+from router.api.app import create_api
 from router.api.body import BodyBudget
 from router.api.endpoints import ENDPOINTS
-from router.api.routes.inference import ShortCut
+from router.api.routing import Routing
 from router.config import ApiConfig
 from router.core.types import Priority
-from router.errors import BodyTooLarge, ModelFailed, QueueFull, QueueTimeout, UpstreamStalled
+from router.errors import ModelFailed, QueueFull, QueueTimeout, UpstreamStalled
 from tests.fakes.serving import eventually
 from tests.fakes.site import Site, site
 from tests.fakes.upstream import Heard, Script, Wire
@@ -417,18 +417,6 @@ async def test_a_thousand_streams_in_a_row_and_as_many_side_by_side(router: Site
     ],
 )
 async def test_only_exact_calls_take_the_short_cut(method: str, path: str, short: bool, router: Site) -> None:
-    routed: list[str] = []
-
-    async def framework(scope: Scope, receive: Receive, send: Send) -> None:
-        routed.append(scope["path"])
-
-    async def unused(*_: object) -> None:
-        raise AssertionError
-
-    scope = {"type": "http", "method": method, "path": path, "query_string": b""}
-    scope["headers"] = [(b"content-length", b"9" * 15)]  # refused before anything is read
-    try:
-        await ShortCut(framework, router.services)(scope, unused, unused)  # type: ignore[arg-type]
-    except BodyTooLarge:
-        routed.append("short cut")
-    assert routed == (["short cut"] if short else [path])
+    api = create_api(router.services)
+    app, _ = Routing(api, router.services)({"type": "http", "method": method, "path": path, "headers": []})
+    assert (app is not api) == short

@@ -13,7 +13,7 @@ from router.api.app import create_app
 from router.api.services import Services
 from router.core.types import HOST, Obstacle, Priority, Status
 from router.telemetry.records import RequestRecord
-from tests.fakes.board import LLAMA, MIB, QWEN, Board, board_services, client_of, device_view
+from tests.fakes.board import LLAMA, MIB, QWEN, Board, board_services, client_of, device_view, replica_view
 
 
 @pytest.fixture
@@ -100,8 +100,33 @@ async def test_vram(client: httpx.AsyncClient, board: Board) -> None:
         "booked_mb": 300,
         "seen_mb": 250,
         "estimate": {"gpu_bytes": 0, "host_bytes": 300 * MIB, "reserve_bytes": 10 * MIB, "source": "file size"},
+        "replicas": [],
     }
     assert body["models"][LLAMA]["seen_bytes"] == {}
+
+
+async def test_each_replica_is_shown(client: httpx.AsyncClient, board: Board) -> None:
+    now = board.clock()
+    replicas = (
+        replica_view(3, busy=1, ready_since=now - 9, booked={HOST: 300 * MIB}, seen={HOST: 250 * MIB}),
+        replica_view(8, status=Status.LOADING, slots=1, loading_since=now, booked={HOST: 290 * MIB}),
+    )
+    board.pin(QWEN, status=Status.READY, replica=3, slots=2, busy=1, replicas=replicas)
+    board.ports[QWEN] = 8085
+    found = (await client.get("/v1/models/status")).json()["models"][QWEN]["replicas"]
+    assert [(one["id"], one["status"], one.get("port"), one["slots"], one["busy"]) for one in found] == [
+        (3, "ready", 8085, 2, 1),
+        (8, "loading", None, 1, 0),
+    ]
+    assert found[0]["vram_mb"] == 250
+    assert ("loaded_at" in found[0], "loading_since" in found[1]) == (True, True)
+    memory = (await client.get("/vram")).json()["models"][QWEN]["replicas"]
+    assert memory[1] == {"id": 8, "booked_bytes": {HOST: 290 * MIB}, "seen_bytes": {}}
+    slots = (await client.get("/v1/queue/stats")).json()["models"][QWEN]["replicas"]
+    assert slots[0] == {"id": 3, "status": "ready", "slots": 2, "busy": 1}
+    listed = (await client.get("/v1/models")).json()["data"]
+    assert [model["replicas"] for model in listed] == [1, 0]
+    assert 'router_model_replicas{model="qwen"} 1.0' in (await client.get("/metrics")).text
 
 
 async def test_an_overbooked_device_has_nothing_available(client: httpx.AsyncClient, board: Board) -> None:
@@ -128,6 +153,7 @@ async def test_queue_stats(client: httpx.AsyncClient, board: Board) -> None:
         "expected_wait_sec": 0.0,
         "slots": 2,
         "busy": 2,
+        "replicas": [],
     }
     waiting = body["models"][LLAMA]
     assert (waiting["waits_for"], waiting["expected_wait_sec"]) == ("memory", 7.5)

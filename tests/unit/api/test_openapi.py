@@ -70,15 +70,25 @@ async def test_the_page_knows_who_may_come_in(page: dict[str, Any], tmp_path: Pa
 async def test_further_keys_are_told(page: dict[str, Any]) -> None:
     token: dict[str, list[str]] = {"metrics-token": []}
     ticket: dict[str, list[str]] = {"ticket": []}
-    told = {path: operation["security"] for _, path, operation in operations(page) if operation.get("security")}
+    admin: dict[str, list[str]] = {"admin-key": []}
+    told = {f"{method} {path}": found["security"] for method, path, found in operations(page) if "security" in found}
     assert page["security"] == KEYS
     assert told == {
-        "/metrics": [*KEYS, token],
-        "/metrics/stream": [*KEYS, token, ticket],
-        "/v1/models/status/stream": [*KEYS, ticket],
+        "GET /health": [],
+        "GET /healthz": [],
+        "GET /metrics": [*KEYS, token],
+        "GET /metrics/stream": [*KEYS, token, ticket],
+        "GET /v1/models/status/stream": [*KEYS, ticket],
+        "GET /slots": [admin],
+        "POST /lora-adapters": [admin],
+        "GET /v1/health/models": [admin],
+        "POST /v1/models/load": [admin],
+        "POST /v1/models/eject": [admin],
+        "POST /v1/models/{alias}/reset": [admin],
+        "POST /v1/reload": [admin],
     }
     schemes = page["components"]["securitySchemes"]
-    assert {name for key in (*KEYS, token, ticket) for name in key} == schemes.keys()
+    assert {name for key in (*KEYS, token, ticket, admin) for name in key} == schemes.keys()
     assert (schemes["ticket"]["in"], schemes["ticket"]["name"]) == ("query", "ticket")
     assert "METRICS_TOKEN" in schemes["metrics-token"]["description"]
 

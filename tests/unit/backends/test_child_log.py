@@ -140,8 +140,8 @@ def test_only_the_owner_may_read_it(log: ChildLog) -> None:
 
 def test_file_names_tell_aliases_apart() -> None:
     aliases = ["a/b", "a_b", "a%2Fb", "a:b", "..", ".", "ünï 模型", "模" * 80, "模" * 81]
-    names = [log_file_name(alias) for alias in aliases]
-    assert len(set(names)) == len(aliases)
+    names = [log_file_name(alias, number) for alias in (*aliases, "m", "m+2", "m%2B2") for number in range(3)]
+    assert len(set(names)) == len(names)
 
 
 @given(st.text(min_size=1, max_size=300).filter(lambda text: text.isprintable()))
@@ -162,3 +162,24 @@ def test_what_a_child_announces_is_kept_until_another_starts(log: ChildLog) -> N
     log.start_over()
     announced.append(log.load.projected)
     assert announced == [None, (0, 3 * 1024**2), None]
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (b'got exception: {"error":{"message":"Failed to parse: the prompt"}}', "got exception: "),
+        (b"slot 1 | got exception: the prompt", "slot 1 | got exception: "),
+        (b"got another exception: the prompt | while handling exception: the prompt", "got another exception: "),
+        (b"anthropic string not as expected: the prompt", "anthropic string not as expected: "),
+        (b'{"type":"log","time":1,"level":"w","msg":"got exception: {the prompt\\nthe prompt}"}', "got exception: "),
+    ],
+)
+@pytest.mark.parametrize("end", [b"\n", b""], ids=["whole", "coming in"])
+def test_what_quotes_a_request_is_left_out(log: ChildLog, said: bytes, kept: str, end: bytes) -> None:
+    log.feed(said + end)
+    (line,) = log.lines()
+    assert "the prompt" not in line
+    if end:
+        assert line.endswith(f"{kept}[left out, as it may quote a request]")
+    log.close()
+    assert b"the prompt" not in log.path.read_bytes()

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
 
-from router.core.types import ModelView, Policy, Priority, Status
+from router.core.types import ModelSpec, ModelView, Policy, Priority, Status
 from router.engine.engine import Engine
 from router.engine.limits import Limits
 from router.engine.ports import ConversationEvent, LoadPhase
@@ -73,13 +73,14 @@ def bench() -> Callable[..., object]:
         policy: Policy | None = None,
         sizes: Mapping[str, float] | None = None,
         monitor: FakeDevices | None = None,
+        models: Sequence[ModelSpec] = (),
         **limits: float,
     ) -> AsyncIterator[Bench]:
         launcher = launcher or FakeLauncher()
         seen = Recorder()
         model = cpu_model if monitor is None else gpu_model
         engine = Engine(
-            models=[model(name, (sizes or {}).get(name, 1)) for name in names or ("a",)],
+            models=models or [model(name, (sizes or {}).get(name, 1)) for name in names or ("a",)],
             policy=policy or Policy(),
             limits=Limits(**{"health_interval": 3600.0, **limits}),  # type: ignore[arg-type]
             launcher=launcher,

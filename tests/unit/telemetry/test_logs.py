@@ -115,3 +115,26 @@ def test_colour_only_on_a_terminal(restored_logging: None, monkeypatch: pytest.M
 def test_an_unknown_level_is_refused(restored_logging: None) -> None:
     with pytest.raises(ValueError, match="LOUD"):
         configure_logging("loud", stream=io.StringIO())
+
+
+def stumble() -> None:
+    try:
+        "abc".index("the prompt")
+    except ValueError as cause:
+        raise ExceptionGroup("the prompt", [KeyError("the prompt")]) from cause
+
+
+@pytest.mark.parametrize("name", ["router.api", "router.proxy.relay", "router.wire.connection", "asyncio"])
+def test_errors_of_requests_are_told_without_their_messages(log: io.StringIO, name: str) -> None:
+    try:
+        stumble()
+    except ExceptionGroup:
+        logging.getLogger(name).exception("a bug")
+    told = log.getvalue()
+    assert "raise ExceptionGroup(" in told, "the lines of code are shown"
+    assert told.replace('"the prompt"', "").count("the prompt") == 0
+    assert [line.split()[0] for line in told.splitlines() if "left out" in line] == [
+        "ValueError",
+        "KeyError",
+        "ExceptionGroup",
+    ]

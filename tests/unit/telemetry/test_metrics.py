@@ -27,6 +27,8 @@ EXPECTED = {
     "router_tokens_cached": "counter",
     "router_prompt_seconds": "counter",
     "router_generation_seconds": "counter",
+    "router_config_reloads": "counter",
+    "router_config_last_success_timestamp_seconds": "gauge",
     "router_loads": "counter",
     "router_evictions": "counter",
     "router_restarts": "counter",
@@ -37,11 +39,13 @@ EXPECTED = {
     "router_load_seconds": "histogram",
     "router_load_phase_seconds": "histogram",
     "router_conversations": "counter",
+    "router_key_requests": "counter",
     "router_model_vram_bytes": "gauge",
     "router_queue_depth": "gauge",
     "router_queue_oldest_wait_seconds": "gauge",
     "router_queue_expected_wait_seconds": "gauge",
     "router_model_state": "gauge",
+    "router_model_replicas": "gauge",
     "router_slots": "gauge",
     "router_slots_busy": "gauge",
     "router_model_memory_estimate_bytes": "gauge",
@@ -51,6 +55,9 @@ EXPECTED = {
     "router_device_memory_free_bytes": "gauge",
     "router_device_memory_booked_bytes": "gauge",
     "router_build_info": "gauge",
+    "router_connections_open": "gauge",
+    "router_requests_open": "gauge",
+    "router_refusals": "counter",
 }
 
 
