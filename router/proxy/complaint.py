@@ -11,6 +11,7 @@ from router.errors import UnsupportedByModel, UpstreamFailed
 from router.proxy.blame import UNSUPPORTED, blamed
 from router.proxy.dialect import ErrorInfo
 
+SOURCE = "x-error-source"
 _LONGEST_TEXT = 2000
 # llama-server's error types -> the codes that clients look for.
 _CODES = {
@@ -47,8 +48,14 @@ def translated(status: int, body: bytes) -> ErrorInfo:
         code=code if isinstance(code, str) else _CODES.get(kind, kind),
         param=_text(error.get("param")) or None,
         extra={key: value for key, value in error.items() if key not in _STANDARD},
-        headers={"retry-after": "1"} if status in {429, 503} else {},
+        headers=_headers(status),
     )
+
+
+def _headers(status: int) -> dict[str, str]:
+    """Who looks for the cause of a 5xx has to know whose it is."""
+    source = {SOURCE: "model"} if status >= 500 else {}
+    return source | ({"retry-after": "1"} if status in {429, 503} else {})
 
 
 def _error_object(body: bytes) -> dict[str, object]:

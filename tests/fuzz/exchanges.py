@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from router import errors
+from router.proxy.complaint import SOURCE
 from tests.fuzz.budget import Budget
 from tests.fuzz.outcome import Finding, Kind, Outcome
 from tests.support.wire import Message, messages
@@ -19,15 +19,8 @@ _QUIET = 0.25
 _BUSY = 15.0  # between two bytes of the answer to a request that is whole
 _WHOLE = 60.0  # for all of it
 _END = 10.0  # from the client's end to that of the connection
-# What the router says of itself when it is asked for a model that is not there to answer.
-_EXPECTED = frozenset(("model_not_loaded", "model_ejected"))
-_OURS = (
-    frozenset(
-        kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.RouterError)
-    )
-    - _EXPECTED
-)
-
+# What the router is right to say: the model is not there to answer, or the request is no HTTP/1.1.
+_EXPECTED = frozenset(("model_not_loaded", "model_ejected", "http_version_not_supported"))
 Draw = Callable[[Random], bytes]
 
 
@@ -140,24 +133,25 @@ def judged(said: bytes, heard: bytes, outcome: Outcome) -> Iterator[tuple[Kind, 
 
 def _judged_error(status: int, answer: Message, outcome: Outcome) -> Iterator[tuple[Kind, str]]:
     told = error_in(answer.body)
-    if told is None:
-        if answer.body:  # HEAD has none
-            yield Kind.BREACH, f"status {status} without an error's shape: {answer.body[:200]!r}"
-        elif status >= 500:
-            yield Kind.FAULT, f"status {status} without a word"
-        return
-    code, message = told
+    if told is None and answer.body:  # HEAD has none
+        yield Kind.BREACH, f"status {status} without an error's shape: {answer.body[:200]!r}"
+    elif fault := fault_in(status, answer.header(SOURCE), answer.body, outcome):
+        yield Kind.FAULT, fault
+
+
+def fault_in(status: int, source: str, body: bytes, outcome: Outcome) -> str | None:
+    """What the router did wrong, if this is a 5xx that it made and should not have made.
+
+    Args:
+        source: the header of this name.
+    """
+    code, message = error_in(body) or ("", "without a word")
     if status < 500 or code in _EXPECTED:
-        return
-    if ours(code):
-        yield Kind.FAULT, f"{status} {code}: {message}"
-    else:
+        return None
+    if source:
         outcome.child_errors[message[:60]] += 1
-
-
-def ours(code: str) -> bool:
-    """Whether an error with this code, and a status of 5xx, is the router's own and should not have been."""
-    return code in _OURS
+        return None
+    return f"{status} {code}: {message}"
 
 
 def error_in(body: bytes) -> tuple[str, str] | None:

@@ -20,8 +20,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from router.proxy.complaint import SOURCE
 from tests.fuzz.budget import Budget
-from tests.fuzz.exchanges import Target, error_in, ours
+from tests.fuzz.exchanges import Target, fault_in
 from tests.fuzz.outcome import Finding, Kind, Outcome
 
 WORK = "openapi"
@@ -88,11 +89,9 @@ def _findings(case: Any, url: str, session: requests.Session, outcome: Outcome) 
     except requests.ConnectionError as error:
         yield Finding(Kind.CRASH, WORK, f"no answer: {error}", case.as_curl_command())
         return
-    if response.status_code >= 500 and (told := error_in(response.content)) is not None:
-        if ours(told[0]):
-            yield Finding(Kind.FAULT, WORK, f"{response.status_code} {': '.join(told)}", case.as_curl_command())
-        else:
-            outcome.child_errors[told[1][:60]] += 1
+    source = "".join(response.headers.get(SOURCE, ()))
+    if fault := fault_in(response.status_code, source, response.content, outcome):
+        yield Finding(Kind.FAULT, WORK, fault, case.as_curl_command())
     try:
         case.validate_response(response, checks=_CHECKS)
     except FailureGroup as group:

@@ -14,8 +14,9 @@ from tests.fuzz.upstreams import ANSWERS
 from tests.support.wire import messages
 
 
-def answer(status: int, body: bytes) -> bytes:
-    return b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body)
+def answer(status: int, body: bytes, *, source: bytes = b"") -> bytes:
+    line = b"x-error-source: %b\r\n" % source if source else b""
+    return b"HTTP/1.1 %d X\r\n%bcontent-length: %d\r\n\r\n%b" % (status, line, len(body), body)
 
 
 def told(code: str) -> bytes:
@@ -30,8 +31,9 @@ def told(code: str) -> bytes:
         (answer(500, b""), [Kind.FAULT]),
         (answer(400, told("invalid_request")) + answer(503, told("queue_timeout")), [Kind.FAULT]),
         (answer(500, b"Internal Server Error"), [Kind.BREACH]),
+        (answer(502, b'{"type":"error","error":{"type":"api_error","message":"m"}}'), [Kind.FAULT]),
         (b"what?\r\n\r\n", [Kind.BREACH]),
-        (answer(500, told("upstream_error")), []),
+        (answer(500, told("upstream_error"), source=b"model"), []),
         (answer(400, told("invalid_request")), []),
         (answer(503, told("model_not_loaded")), []),
         (b"", []),

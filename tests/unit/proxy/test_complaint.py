@@ -58,6 +58,7 @@ def test_a_failure_that_the_request_caused_is_the_requests_fault(message: str, c
 def test_the_servers_own_failures_stay_its_own(message: str) -> None:
     found = translated(500, body(message=message, type="server_error", code=500))
     assert (found.status, found.type, found.code) == (500, "server_error", "upstream_error")
+    assert found.headers == {"x-error-source": "model"}
 
 
 def test_a_refused_key_is_the_routers_trouble() -> None:
@@ -85,5 +86,6 @@ def test_any_shape_is_understood(answer: bytes, message: str) -> None:
 
 def test_a_busy_upstream_says_when_to_come_back() -> None:
     assert translated(503, body(message="Loading model", type="unavailable_error", code=503)).headers == {
-        "retry-after": "1"
+        "x-error-source": "model",
+        "retry-after": "1",
     }
