@@ -35,10 +35,7 @@ def kill_marked(mark: str) -> None:
 
 def _bears(process: Path, wanted: bytes) -> bool:
     state = (process / "stat").read_bytes().rpartition(b")")[2].split()[:1]
-    if state in (
-        [b"D"],
-        [b"Z"],
-    ):  # the memory of one that hangs in the kernel may be locked, and whoever looks hangs too
+    if state in ([b"D"], [b"Z"]):  # whoever looks into one that hangs in the kernel may hang too
         return False
     environment = b"\0" + (process / "environ").read_bytes()
     return wanted + b"\0" in environment or wanted + b"." in environment
