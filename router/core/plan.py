@@ -202,7 +202,7 @@ def _candidates(state: State, model: Model, result: Plan, now: float) -> list[Re
             if is_extra:
                 until = _extra_until(state, other, replica)
             else:
-                until = _base_until(state, other, replica, model=model, waiting=waiting, now=now)
+                until = _base_until(state, other, replica, model=model, waiting=waiting)
             if now < until:
                 result.wake_by(until)
             else:
@@ -218,7 +218,7 @@ def _extra_until(state: State, model: Model, replica: Replica) -> float:
     return replica.ready + state.residency(model)
 
 
-def _base_until(state: State, other: Model, replica: Replica, *, model: Model, waiting: float, now: float) -> float:
+def _base_until(state: State, other: Model, replica: Replica, *, model: Model, waiting: float) -> float:
     """Until when a replica that serves, of another model, need not make room for this one.
 
     While it idles it is kept for a likely return alone, unless it is to be kept whether it works or not.

@@ -20,10 +20,10 @@ class AbandonedLeases:
     A lease may be abandoned while its child still reads its request, which is then worked at in spite of all. It is
     kept, and each look is one more at new tasks, until as many are busy as there can be or its time has come.
 
-    A lease for several slots has a task for each, and some may end before the others. Which are its own nobody tells, so
-    one that is served is counted with the one task that it has at least: beside it an abandoned one may be held for too
-    long, and never for too short. Of several abandoned ones the widest goes first, as long as the others hold enough
-    slots for what is still busy.
+    A lease for several slots has a task for each, and some may end before the others. Nobody tells which are its own,
+    so one that is served is counted with the one task that it has at least: beside it an abandoned one may be held for
+    too long, but never for too short. Of several abandoned ones the widest goes first, as long as the others hold
+    enough slots for what is still busy.
     """
 
     def __init__(self) -> None:

@@ -149,8 +149,8 @@ class Witness:
         """How long after its virtual deadline a request may still have to wait.
 
         Until its model is loaded: the longest lease of a victim, and a stop, a load and a residency for each other
-        model that has been in memory since, as those with older claims are. Then the work before it in its own line; and if its model must yield in the
-        midst of that, the same once more.
+        model that has been in memory since, as those with older claims are. Then the work before it in its own line;
+        and if its model must yield in the midst of that, the same once more.
         """
         setting, longest = self.setting, Ask("", "", _TOKENS[-1]).seconds
         turn = longest
