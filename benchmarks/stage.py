@@ -8,6 +8,7 @@ import json
 import re
 import secrets
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,12 +32,17 @@ _EVICTIONS = re.compile(r"^router_evictions_total\{.*\} (\S+)$", re.MULTILINE)
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Attributes:
-    url: of the router.
-    key: what it demands.
+    port, key: of the router.
+    process: the router's own.
     """
 
-    url: str
+    port: int
     key: str
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def play(self, trace: Trace) -> Outcome:
         return asyncio.run(self._play(trace))
@@ -111,14 +117,21 @@ def stage(folder: Path, models: Sequence[str]) -> Iterator[Stage]:
     A child is ready LOAD_SEC after its start and has one slot, which gives the first token after PREFILL_SEC and then
     one each TOKEN_SEC.
     """
+    flags = ["--ready-after", str(LOAD_SEC), "--token-delay", str(TOKEN_SEC), "--prefill-delay", str(PREFILL_SEC)]
+    with staged(folder, models, ["-np", "1", *flags], max_concurrent_models=1) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def staged(folder: Path, models: Sequence[str], flags: Sequence[str], **system: object) -> Iterator[Stage]:
+    """A router with these models, whose children take these flags; see `tests/fakes/fake_llama_server.py`."""
     folder.mkdir(parents=True, exist_ok=True)
     file = write_model(folder / "model.gguf", ModelSpec())
-    flags = ["--ready-after", str(LOAD_SEC), "--token-delay", str(TOKEN_SEC), "--prefill-delay", str(PREFILL_SEC)]
     port, key = free_port(), secrets.token_urlsafe(24)
     config = {
         "api": {"host": "127.0.0.1", "port": port},
-        "system": {"base_port": free_port(), "state_dir": "state", "max_concurrent_models": 1},
-        "models": {name: {"model_path": str(file), "flags": ["-np", "1", *flags]} for name in models},
+        "system": {"base_port": free_port(), "state_dir": "state", **system},
+        "models": {name: {"model_path": str(file), "flags": [*flags]} for name in models},
     }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     binary = _executable(folder / "llama-server")
@@ -127,7 +140,7 @@ def stage(folder: Path, models: Sequence[str]) -> Iterator[Stage]:
     with (folder / "router.log").open("wb") as log, started(command, cwd=folder, env=env, output=log) as process:
         wait_for_port(port, process)
         wait_until(lambda: _knows_llama(port), "the search for llama.cpp", process)
-        yield Stage(f"http://127.0.0.1:{port}", key)
+        yield Stage(port, key, process)
 
 
 def _knows_llama(port: int) -> bool:

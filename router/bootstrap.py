@@ -10,8 +10,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +20,18 @@ from starlette.types import ASGIApp
 from router import __version__
 from router.api.app import create_app
 from router.api.body import BodyBudget
+from router.api.door import Door
+from router.api.door import Limits as DoorLimits
+from router.api.forwarding import Proxies
 from router.api.server import Server, hush_uvicorn, listen
 from router.api.services import Services
 from router.api.tickets import TicketOffice
 from router.backends.capabilities import build_stamp
 from router.backends.llama_server import LlamaServerLauncher
-from router.config import Settings, load_settings
-from router.core.types import Device, ModelSpec, Policy, Priority
+from router.config import ApiConfig, Settings, load_settings
+from router.core.types import Device, ModelSpec, Policy, Priority, Status
 from router.demo import prepare_demo, wants_demo, welcome
+from router.descriptors import connections_that_fit
 from router.devices.monitor import SystemDevices
 from router.engine.engine import Engine
 from router.engine.limits import Limits
@@ -35,7 +39,11 @@ from router.engine.ports import LaunchError
 from router.errors import ConfigError, Problem
 from router.inventory import CACHE_RAM_MB, MIB, Entry, inventory, kept_in_vain, working_dir
 from router.learned import LearnedMemory
+from router.notify import Notifier, keep_alive
+from router.reload import Reloader
 from router.report import models_table
+from router.signals import Signals
+from router.state_lock import state_lock
 from router.telemetry.access_log import AccessLog
 from router.telemetry.logs import configure_logging, redact
 from router.telemetry.metrics import Telemetry
@@ -43,35 +51,90 @@ from router.telemetry.status import StatusBus
 
 _log = logging.getLogger(__name__)
 
-# Open streams may take this long to finish once the router has been told to stop.
-DRAIN_SEC = 30.0
 _COLLECTOR_THRESHOLDS = (50_000, 20, 100)
+_STOP_SEC = 5.0  # for all that comes after the open requests, and more than it takes
 
 
 @dataclass(frozen=True, slots=True)
 class Router:
     """A started router, without its socket."""
 
-    settings: Settings
     engine: Engine
-    status: StatusBus
+    services: Services
+    launcher: LlamaServerLauncher
+    learned: LearnedMemory
+    notifier: Notifier
     app: ASGIApp
+    door: Door
+
+    @property
+    def settings(self) -> Settings:
+        """What holds now."""
+        return self.services.settings
 
     def begin_shutdown(self) -> None:
         """Turn waiters away and end the status streams; what is being generated runs on."""
-        self.status.close()
+        self.services.status.close()
         self.engine.begin_close()
+
+    # `reload.Holders`
+
+    @property
+    def accepting(self) -> bool:
+        return self.engine.accepting
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        self.notifier.reloading()
+        try:
+            yield
+        finally:
+            self.services.status.refresh()
+            if self.accepting:
+                self.notifier.ready(_serving(self.settings))
+
+    def in_memory(self) -> tuple[str, ...]:
+        return tuple(view.name for view in self.engine.views() if view.status in (Status.LOADING, Status.READY))
+
+    def adopt(self, settings: Settings, entries: Sequence[Entry], changed: Sequence[str]) -> None:
+        """Whoever needs something of another comes after it."""
+        before = set(self.settings.preload)
+        _redact_secrets(settings)
+        self.learned.adopt(entries)
+        self.launcher.adopt({entry.name: entry.launch_spec() for entry in entries}, working_dir=working_dir(settings))
+        self.services.telemetry.adopt(settings.models, keys=[key.name for key in settings.keys.everyone])
+        self.engine.configure(
+            models=_specs(settings, entries, self.learned, [view.device for view in self.engine.devices()]),
+            policy=_policy(settings),
+            limits=_limits(settings),
+            changed=changed,
+        )
+        self.services.apply(settings)
+        for name in settings.preload:
+            if name not in before and self.engine.view(name).status is Status.OFF:
+                self.engine.load(name, evict=False)
+
+    async def tidy(self) -> None:
+        await self.launcher.tidy()
 
 
 def serve(*, config: Path | None, host: str | None, port: int | None) -> int:
     """Run until told to stop; returns the exit code. Raises ConfigError, DemoError, OSError."""
     configure_logging()
     hush_uvicorn()
+    notifier = Notifier.from_environment(os.environ)
     config, demo = _config_or_demo(config)
-    settings = load_settings(config_path=config, environ=os.environ, host=host, port=port)
+
+    def read() -> Settings:
+        return load_settings(config_path=config, environ=os.environ, host=host, port=port)
+
+    settings = read()
     _check_state_dir(settings)
-    with listen(settings.api.host, settings.api.port) as sock:
-        _run(_serve(settings, sock, demo))
+    with (
+        listen(settings.api.host, settings.api.port) as sock,
+        state_lock(settings.state_dir, str(settings.source or "settings")),
+    ):
+        _run(_serve(settings, read, sock, demo, notifier))
     return 0
 
 
@@ -112,10 +175,16 @@ def _check_state_dir(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def running(settings: Settings, access_log: AccessLog) -> AsyncIterator[Router]:
-    """Build everything, start it, and take it down again in reverse order, whatever happens."""
-    for secret in settings.keys.secrets:
-        redact(secret)
+async def running(
+    settings: Settings, read: Callable[[], Settings], access_log: AccessLog, notifier: Notifier, asked: asyncio.Event
+) -> AsyncIterator[Router]:
+    """Build everything, start it, and take it down again in reverse order, whatever happens.
+
+    Args:
+        read: the settings once more; blocking.
+        asked: set to have that done.
+    """
+    _redact_secrets(settings)
     monitor = await SystemDevices.open(settings.system.gpu_devices, _budget(settings))
     try:
         gpu_available = len(monitor.devices) > 1
@@ -123,17 +192,19 @@ async def running(settings: Settings, access_log: AccessLog) -> AsyncIterator[Ro
             if note:
                 _log.info("%s", note)
         entries = await asyncio.to_thread(inventory, settings, gpu_available=gpu_available)
-        launcher = _launcher(settings, entries, gpu_available=gpu_available)
         info: dict[str, str] = {"llama_server": "looking for it"}
-        build = build_stamp(settings.system.llama_server_path)
-        learned = LearnedMemory(settings.state_dir, entries, monitor.devices, build)
-        specs = [learned.apply(entry.model_spec(settings)) for entry in entries]
-        for warning in _doubts(settings, entries, specs, monitor.devices):
-            _log.warning("%s", warning)
-        router = _assemble(settings, specs, launcher, monitor, info, access_log=access_log)
+        router = _assemble(settings, entries, monitor, info, notifier, access_log=access_log)
+        news = router.services.telemetry.reloads
+        reloader = Reloader(
+            settings, entries, read=read, gpu_available=gpu_available, holders=router, news=news, asked=asked
+        )
+        router.services.reload = reloader
         background = [
-            asyncio.create_task(_find_llama(launcher, info), name="find llama.cpp"),
-            asyncio.create_task(_keep_learned(router.status, learned), name="keep what is learned"),
+            asyncio.create_task(_find_llama(router.launcher, info), name="find llama.cpp"),
+            asyncio.create_task(_keep_learned(router.services.status, router.learned), name="keep what is learned"),
+            asyncio.create_task(reloader.serve(), name="read the configuration anew"),
+            asyncio.create_task(keep_alive(notifier, router.engine.troubles), name="tell systemd"),
+            asyncio.create_task(router.services.telemetry.heartbeat.run(), name="heartbeat"),
         ]
         try:
             await router.engine.start()
@@ -141,46 +212,52 @@ async def running(settings: Settings, access_log: AccessLog) -> AsyncIterator[Ro
                 router.engine.load(name, evict=False)
             yield router
         finally:
-            router.status.close()
+            router.services.status.close()
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await router.engine.close()
-            news = [learned.note(view) for view in router.engine.views()]
-            if any(news):
-                learned.save()
+            told = [router.learned.note(view) for view in router.engine.views()]
+            if any(told):
+                router.learned.save()
     finally:
         await monitor.close()
 
 
-def _doubts(
-    settings: Settings, entries: Iterable[Entry], specs: Sequence[ModelSpec], devices: Sequence[Device]
-) -> Iterator[str]:
-    """What of the models will not be as one might think."""
+def _specs(
+    settings: Settings, entries: Sequence[Entry], learned: LearnedMemory, devices: Sequence[Device]
+) -> list[ModelSpec]:
+    """The models as the engine is to know them; what of them will not be as one might think stands in the log."""
+    specs = [learned.apply(entry.model_spec(settings)) for entry in entries]
     for entry in entries:
-        if entry.unreadable:
-            yield f"the memory of {entry.name} is guessed from its size: {entry.unreadable}"
-    yield from kept_in_vain(specs, devices, places=settings.system.max_concurrent_models)
+        for doubt in entry.doubts(settings):
+            _log.warning("%s", doubt)
+    for warning in kept_in_vain(specs, devices, places=settings.system.max_concurrent_models):
+        _log.warning("%s", warning)
+    return specs
 
 
 def _assemble(
     settings: Settings,
-    models: Sequence[ModelSpec],
-    launcher: LlamaServerLauncher,
+    entries: tuple[Entry, ...],
     monitor: SystemDevices,
     info: Mapping[str, str],
+    notifier: Notifier,
     *,
     access_log: AccessLog,
 ) -> Router:
+    launcher = _launcher(settings, entries, gpu_available=len(monitor.devices) > 1)
+    build = build_stamp(settings.system.llama_server_path)
+    learned = LearnedMemory(settings.state_dir, entries, monitor.devices, build)
     status = StatusBus()
     telemetry = Telemetry(
-        [model.name for model in models],
+        [entry.name for entry in entries],
         version=__version__,
         status=status,
         keys=[key.name for key in settings.keys.everyone],
     )
     engine = Engine(
-        models=models,
+        models=_specs(settings, entries, learned, monitor.devices),
         policy=_policy(settings),
         limits=_limits(settings),
         launcher=launcher,
@@ -197,7 +274,13 @@ def _assemble(
         budget=BodyBudget(settings.api.max_buffered_mb * MIB),
         server_info=info,
     )
-    return Router(settings, engine, status, create_app(services, access_log))
+    door = Door(_door_limits(settings.api), telemetry.connections)
+    return Router(engine, services, launcher, learned, notifier, create_app(services, access_log), door)
+
+
+def _redact_secrets(settings: Settings) -> None:
+    for secret in settings.keys.secrets:
+        redact(secret)
 
 
 def _launcher(settings: Settings, entries: tuple[Entry, ...], *, gpu_available: bool) -> LlamaServerLauncher:
@@ -260,6 +343,28 @@ def _limits(settings: Settings) -> Limits:
         generation_timeout=system.generation_timeout_sec,
         load_timeout=system.load_timeout_sec,
         health_interval=system.health_interval_sec,
+        health_failures=system.health_failures,
+    )
+
+
+def _door_limits(api: ApiConfig) -> DoorLimits:
+    connections = api.max_connections
+    fitting = connections_that_fit(connections, requests=api.max_open_requests)
+    if fitting < connections:
+        _log.warning(
+            "Only %d of api.max_connections = %d fit beside api.max_open_requests = %d into the limit of open files; "
+            "raise it (`ulimit -n`, LimitNOFILE= in systemd), or lower them",
+            fitting, connections, api.max_open_requests,
+        )  # fmt: skip
+    return DoorLimits(
+        header_timeout=api.header_timeout_sec,
+        body_timeout=api.body_timeout_sec,
+        keep_alive=api.keep_alive_sec,
+        send_timeout=api.send_timeout_sec,
+        connections=fitting,
+        per_peer=api.max_connections_per_peer,
+        requests=api.max_open_requests,
+        proxies=Proxies(api.forwarded_allow_ips),
     )
 
 
@@ -273,19 +378,40 @@ def _calm_collector() -> None:
     gc.set_threshold(*_COLLECTOR_THRESHOLDS)
 
 
-async def _serve(settings: Settings, sock: socket.socket, demo: Path | None) -> None:
-    with AccessLog() as access_log:
-        async with running(settings, access_log) as router:
+async def _serve(
+    settings: Settings, read: Callable[[], Settings], sock: socket.socket, demo: Path | None, notifier: Notifier
+) -> None:
+    """Until told to stop, which may be before it has begun."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine runs in one
+    signals = Signals(task.cancel)
+    with signals.handled(), suppress(asyncio.CancelledError), AccessLog() as access_log:
+        async with running(settings, read, access_log, notifier, signals.reload) as router:
             _calm_collector()
+
+            def announce() -> None:
+                _announce(settings, sock, demo)
+                notifier.ready(_serving(settings))
+
+            def begin_shutdown() -> None:
+                notifier.stopping(router.settings.system.drain_timeout_sec + _STOP_SEC)
+                router.begin_shutdown()
+
             server = Server(
                 router.app,
-                on_listening=lambda: _announce(settings, sock, demo),
-                on_exit=router.begin_shutdown,
+                on_listening=announce,
+                on_exit=begin_shutdown,
                 on_deadline=router.engine.abort_all,
-                drain=DRAIN_SEC,
-                send_timeout=settings.api.send_timeout_sec,
+                on_hurry=router.engine.hurry,
+                drain=lambda: router.settings.system.drain_timeout_sec,
+                door=router.door,
             )
+            signals.stop = server.exit
             await server.serve(sockets=[sock])
+
+
+def _serving(settings: Settings) -> str:
+    return f"serving {len(settings.models)} model(s)"
 
 
 def _announce(settings: Settings, sock: socket.socket, demo: Path | None) -> None:

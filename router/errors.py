@@ -109,6 +109,12 @@ class UnsupportedEncoding(RouterError):
     status, type, code = 415, "invalid_request_error", "unsupported_content_encoding"
 
 
+class ConfigRefused(RouterError):
+    """The configuration that was to be read anew is not usable; the old one holds. The message names each problem."""
+
+    status, type, code = 400, "invalid_request_error", "config_refused"
+
+
 class QueueFull(RouterError):
     """`system.max_queue_size_per_model` waiters are there already."""
 
@@ -116,7 +122,7 @@ class QueueFull(RouterError):
 
 
 class Overloaded(RouterError):
-    """All waiting requests together hold more than `api.max_buffered_mb`."""
+    """The router is at a limit: `api.max_buffered_mb` over all waiting requests, or its file descriptors."""
 
     status, type, code = 503, "server_error", "overloaded"
 

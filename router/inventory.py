@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router.backends.llama_server import LlamaServerSpec
@@ -25,6 +26,23 @@ _CACHE_RAM_FLAGS = ("-cram", "--cache-ram")
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Everything that a replica of a model is made from: with another origin it would be another one.
+
+    Attributes:
+        stamps: size and time of each of its files, and of those that its flags name.
+        folder: what relative paths in flags are relative to.
+    """
+
+    files: tuple[Path, ...]
+    stamps: tuple[tuple[int, int], ...]
+    flags: tuple[str, ...]
+    env: Mapping[str, str]
+    slots: int
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One model as configured: its files and what it is expected to take.
 
@@ -32,7 +50,9 @@ class Entry:
         fingerprint: see `Foresight`.
         parts: the need by place and kind, where the files' headers could be read.
         unreadable: why they could not.
-        whole, contexts: see `Foresight`.
+        whole, contexts, checkpoints: see `Foresight`.
+        stamps, folder: see `Origin`.
+        machine: for which it was foreseen.
     """
 
     name: str
@@ -47,8 +67,17 @@ class Entry:
     unreadable: str = ""
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
+    checkpoints: int | None = None
+    stamps: tuple[tuple[int, int], ...] = ()
+    folder: Path = Path()
+    machine: Machine | None = None
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.files, self.stamps, self.config.flags, self.config.env, self.slots, self.folder)
 
     def model_spec(self, settings: Settings) -> ModelSpec:
+        max_rss_mb = settings.max_rss_mb(self.name)
         return ModelSpec(
             self.name,
             self.slots,
@@ -57,9 +86,21 @@ class Entry:
             pinned=self.config.pinned,
             evict_cost=self.config.evict_cost,
             exclusive_with=settings.exclusive_with(self.name),
+            max_rss=None if max_rss_mb is None else max_rss_mb * MIB,
             min_replicas=self.config.min_replicas,
             max_replicas=self.config.max_replicas,
         )
+
+    def doubts(self, settings: Settings) -> Iterator[str]:
+        """What an operator should know of its memory, each in a sentence."""
+        if self.unreadable:
+            yield f"the memory of {self.name} is guessed from its size: {self.unreadable}"
+        limit, expected = settings.max_rss_mb(self.name), self.need.host // MIB
+        if limit is not None and limit <= expected:
+            yield (
+                f"max_rss_mb of {self.name} is {limit} MiB, but it is expected to take {expected} MiB of RAM: it will "
+                "be started anew again and again; raise the limit well above that"
+            )
 
     def launch_spec(self) -> LlamaServerSpec:
         return LlamaServerSpec(
@@ -71,13 +112,19 @@ class Entry:
             has_conversations=not self.config.writes_no_text,
             whole=self.whole,
             contexts=self.contexts,
+            checkpoints=self.checkpoints,
         )
 
 
-def inventory(settings: Settings, *, gpu_available: bool) -> tuple[Entry, ...]:
-    """All models in the order of the configuration. Reads the headers of their files: blocking."""
+def inventory(settings: Settings, *, gpu_available: bool, known: Iterable[Entry] = ()) -> tuple[Entry, ...]:
+    """All models in the order of the configuration. Reads the headers of their files: blocking.
+
+    Args:
+        known: an earlier inventory; where nothing has changed since, its figures are taken.
+    """
     machine = Machine(gpu_available, repacked_types(), settings.system.vram_multiplier)
-    return tuple(_entry(settings, name, machine) for name in settings.models)
+    earlier = {entry.name: entry for entry in known}
+    return tuple(_entry(settings, name, machine, earlier.get(name)) for name in settings.models)
 
 
 def kept_in_vain(specs: Iterable[ModelSpec], devices: Iterable[Device], *, places: int) -> Iterator[str]:
@@ -94,23 +141,25 @@ def kept_in_vain(specs: Iterable[ModelSpec], devices: Iterable[Device], *, place
         yield f"models.{name}.min_replicas is {kept[name].min_replicas}, and memory for {number} is there: {why}."
 
 
-def _entry(settings: Settings, name: str, machine: Machine) -> Entry:
-    config = settings.models[name]
-    files, slots, cache_ram_mb = settings.model_files(name), settings.slots(name), _cache_ram_mb(config)
+def _entry(settings: Settings, name: str, machine: Machine, known: Entry | None) -> Entry:
+    config, origin = settings.models[name], _origin(settings, name)
+    if known is not None and (known.origin, known.machine) == (origin, machine):
+        return replace(known, config=config)
+    cache_ram_mb = _cache_ram_mb(config)
     seen = foresee(
         config,
-        files,
-        slots=slots,
-        folder=working_dir(settings),
+        origin.files,
+        slots=origin.slots,
+        folder=origin.folder,
         reserve=cache_ram_mb * MIB,
         machine=machine,
     )
     return Entry(
         name,
         config,
-        files,
+        origin.files,
         seen.file_bytes,
-        slots,
+        origin.slots,
         cache_ram_mb,
         seen.need,
         seen.fingerprint,
@@ -118,7 +167,27 @@ def _entry(settings: Settings, name: str, machine: Machine) -> Entry:
         seen.reason,
         seen.whole,
         seen.contexts,
+        seen.checkpoints,
+        origin.stamps,
+        origin.folder,
+        machine,
     )
+
+
+def _origin(settings: Settings, name: str) -> Origin:
+    config, files, folder = settings.models[name], settings.model_files(name), working_dir(settings)
+    named = (folder / flag for flag in config.flags if not flag.startswith("-"))
+    stamps = tuple(map(stamp, (*files, *named)))
+    return Origin(files, stamps, config.flags, config.env, settings.slots(name), folder)
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """Size and time of a file; zeros for what is none."""
+    try:
+        found = file.stat()
+    except (OSError, ValueError):
+        return 0, 0
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (0, 0)
 
 
 def working_dir(settings: Settings) -> Path:

@@ -14,11 +14,13 @@ from typing import Any
 from router.core.estimate import memory_flags
 from router.core.learning import LEARNED, OBSERVED
 from router.core.types import Device, ModelSpec, ModelView
-from router.inventory import Entry
+from router.inventory import Entry, stamp
 
 _log = logging.getLogger(__name__)
 
 FILE = "learned.json"
+MAX_ENTRIES = 1000
+_MOST = 1 << 50  # bytes; more than that was not learned here
 
 
 class LearnedMemory:
@@ -35,9 +37,14 @@ class LearnedMemory:
 
     def __init__(self, folder: Path, entries: Sequence[Entry], devices: Sequence[Device], build: str = "") -> None:
         self._file = folder / FILE
-        names = [f"{device.id} {device.name}" for device in devices]
-        self._keys = {entry.name: _fingerprint(entry, [build, *names]) for entry in entries}
+        self._circumstances = [build, *(f"{device.id} {device.name}" for device in devices)]
+        self._keys: dict[str, str] = {}
         self._known = _read(self._file)
+        self.adopt(entries)
+
+    def adopt(self, entries: Sequence[Entry]) -> None:
+        """These are the models from now on."""
+        self._keys |= {entry.name: _fingerprint(entry, self._circumstances) for entry in entries}
 
     def apply(self, spec: ModelSpec) -> ModelSpec:
         """The spec with what is known of this model in place of the estimate."""
@@ -53,41 +60,35 @@ class LearnedMemory:
         if need.source != OBSERVED:
             return False
         seen = {"gpu": need.gpu, "host": need.host, "model": view.name, "load_seconds": _rounded(view.load_seconds)}
-        news = self._known.get(self._keys[view.name]) != seen
-        self._known[self._keys[view.name]] = seen
+        news = self._known.pop(self._keys[view.name], None) != seen
+        self._known[self._keys[view.name]] = seen  # at the end again
         return news
 
     def save(self) -> None:
-        """Write the file. Blocking."""
+        """Write the file, with what another router may have written there meanwhile. Blocking."""
+        others = {key: known for key, known in _read(self._file).items() if key not in self._known}
+        kept = list((others | self._known).items())[-MAX_ENTRIES:]  # the oldest go first
         temporary = self._file.with_name(f".{FILE}.{os.getpid()}.tmp")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self._known, indent=1), encoding="utf-8")
+            temporary.write_text(json.dumps(dict(kept), indent=1), encoding="utf-8")
             temporary.replace(self._file)
         except OSError as error:
             _log.warning("cannot keep what was learned about memory in %s: %s", self._file, error.strerror)
 
 
 def _fingerprint(entry: Entry, circumstances: Sequence[str]) -> str:
-    files = entry.fingerprint or [(file.name, *_stamp(file)) for file in entry.files]
+    files = entry.fingerprint or [(file.name, *stamp(file)) for file in entry.files]
     flags = memory_flags(entry.config.flags)
     facts = [files, flags, dict(entry.config.env), entry.slots, entry.cache_ram_mb, circumstances]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    try:
-        found = file.stat()
-    except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
 
 
 def _read(file: Path) -> dict[str, Mapping[str, Any]]:
     """The entries that can be understood; the file may be cut, or somebody else's."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}
@@ -99,7 +100,7 @@ def _is_entry(value: Any) -> bool:
         return False
     seconds = value.get("load_seconds")
     known = seconds is None or (isinstance(seconds, (int, float)) and 0 <= seconds < float("inf"))
-    return known and all(isinstance(value.get(name), int) and value[name] >= 0 for name in ("gpu", "host"))
+    return known and all(isinstance(value.get(name), int) and 0 <= value[name] < _MOST for name in ("gpu", "host"))
 
 
 def _rounded(seconds: float | None) -> float | None:

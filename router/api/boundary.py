@@ -16,10 +16,12 @@ from router.api.cycle import MOST_HEAD, Cycle, cycle_of
 from router.api.disconnect import ClientDisconnected
 from router.api.endpoints import dialect_of
 from router.api.errors import HeadersTooLarge, response_to, unexpected
+from router.api.forwarding import Proxies
 from router.api.named import named
 from router.api.paths import drop_trailing_slash
 from router.api.routing import Routing
 from router.api.services import Services
+from router.config import Settings
 from router.errors import AuthenticationFailed, RouterError
 from router.telemetry.access_log import AccessLog
 
@@ -27,6 +29,7 @@ _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _PLAIN = re.compile(r"[\x21\x23-\x7e]+")
 _LONGEST_PATH = 256  # characters of it that are logged; no dialect depends on more. Caches keep what clients make up
 _dialect_of = lru_cache(maxsize=256)(dialect_of)
+_MOST_HEADERS = 128
 _CLIENT_GONE = 499  # nginx's word for it; never sent
 
 
@@ -37,13 +40,23 @@ class Front:
     """
 
     def __init__(self, routing: Routing, services: Services, access_log: AccessLog | None) -> None:
-        origins = services.settings.api.cors_origins
         self._routing = routing
-        self._access = Access(services)
-        self._cors = Cors(origins) if origins else None
+        self._services = services
+        self._access: Access
+        self._cors: Cors | None
+        proxies = services.settings.api.forwarded_allow_ips
+        self._proxies = Proxies(proxies) if proxies else None
         self._log = access_log
+        services.follow(self._adopt)
+
+    def _adopt(self, settings: Settings) -> None:
+        origins = settings.api.cors_origins
+        self._access = Access(self._services)
+        self._cors = Cors(origins) if origins else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._proxies is not None:
+            self._proxies.believe(scope)
         drop_trailing_slash(scope)
         cycle = cycle_of(scope)
         context = RequestContext(_request_id(scope), _dialect_of(scope["path"][:_LONGEST_PATH]), time.perf_counter())
@@ -93,6 +106,8 @@ async def _tell(error: Exception, scope: Scope, receive: Receive, send: Send) ->
 def _check_size(cycle: Cycle) -> None:
     if cycle.head_size > MOST_HEAD:
         raise HeadersTooLarge(f"The request has more than {MOST_HEAD // 1024} KB of headers, its first line included.")
+    if len(cycle.scope["headers"]) > _MOST_HEADERS:
+        raise HeadersTooLarge(f"The request has more than {_MOST_HEADERS} headers.")
 
 
 def _request_id(scope: Scope) -> str:
@@ -104,7 +119,9 @@ def _access_line(scope: Scope, context: RequestContext, cycle: Cycle) -> str:
     milliseconds = (time.perf_counter() - context.started) * 1000
     status = _CLIENT_GONE if context.gone else cycle.status
     path = scope["path"] if len(scope["path"]) <= _LONGEST_PATH else f"{scope['path'][:_LONGEST_PATH]}…"
+    client = scope["client"]
     return (
+        f"client={_plain(client[0]) if client else '-'} "
         f"method={scope['method']} path={_plain(path)} status={status} ms={milliseconds:.1f} "
         f"model={_plain(context.model or '-')} bytes={cycle.sent} id={context.request_id} "
         f"key={context.caller.name or '-'}"

@@ -11,6 +11,7 @@ from starlette.types import Message, Scope
 
 from router.api.head import date_line, joined, status_line
 from router.api.named import named
+from router.errors import ShuttingDown
 from router.proxy.downstream import Downstream, Watcher
 from router.wire.sink import RawHeaders
 
@@ -24,7 +25,13 @@ _HOP = frozenset((b"connection", b"transfer-encoding", b"keep-alive"))
 
 
 class BodySource(Protocol):
-    """Where a request's body comes from, for those who would rather not wait."""
+    """Where a request's body comes from, for those who would rather not wait.
+
+    Attributes:
+        overdue: it came too slowly, and no more of it is received.
+    """
+
+    overdue: bool
 
     def taken_body(self) -> bytes | None:
         """The whole body, if it is here already; then it has been taken. None = it has to be received."""
@@ -63,7 +70,7 @@ class ClientConnection(Protocol):
         """Its response is whole."""
 
     def close(self) -> None:
-        """Once what was written has gone out."""
+        """Once what was written has gone out, and so that the client gets it though it may still be sending."""
 
     def reset(self) -> None:
         """At once, so that the client cannot take it for an orderly end."""
@@ -76,13 +83,15 @@ class Cycle:
         head_size: bytes of the request's head, at most; beyond MOST_HEAD exactly.
         keep_alive: the connection may be used again afterwards.
         lines: headers that this response carries whoever starts it, as bytes with their line ends.
+        received: bytes of the request's body so far.
+        overdue: see `BodySource`.
         status, sent, complete: see `Downstream`.
         task: that answers it, once there is one.
     """
 
-    __slots__ = ("_arrived", "_body", "_connection", "_framing", "_gone", "_handed_over", "_head", "_invited", "_left",
-                 "_news", "_old", "_over", "_unread", "_watcher", "complete", "head_size", "keep_alive", "lines",
-                 "scope", "sent", "status", "task")  # fmt: skip
+    __slots__ = ("_arrived", "_body", "_connection", "_framing", "_gone", "_handed_over", "_head", "_hurried",
+                 "_invited", "_left", "_news", "_old", "_over", "_unread", "_watcher", "complete", "head_size",
+                 "keep_alive", "lines", "overdue", "received", "scope", "sent", "status", "task")  # fmt: skip
 
     def __init__(self, connection: ClientConnection, scope: Scope, *, head_size: int, keep_alive: bool) -> None:
         self.scope = scope
@@ -90,6 +99,8 @@ class Cycle:
         self.head_size = head_size
         self.keep_alive = keep_alive
         self.lines = b""
+        self.received = 0
+        self.overdue = False
         self.status = 0
         self.sent = 0
         self.complete = False
@@ -101,6 +112,7 @@ class Cycle:
         self._arrived = False  # to its end
         self._handed_over = False  # to its end
         self._invited = False  # by `100 Continue`
+        self._hurried = False  # the rest of it is not waited for
         # Of the response.
         self._framing = _NOTHING
         self._head = b""  # not sent yet
@@ -131,13 +143,26 @@ class Cycle:
         """A piece of the request's body."""
         if self._over:
             return
+        size = len(chunk)
         self._body.append(chunk)
-        self._unread += len(chunk)
+        self._unread += size
+        self.received += size
         self._tell_news()
 
     def feed_end(self) -> None:
         """The request is whole."""
         self._arrived = True
+        self._tell_news()
+
+    def close_soon(self) -> None:
+        """The router is about to end: this is the connection's last response, and a body is not waited for."""
+        self.keep_alive = False
+        self._hurried = True
+        self._tell_news()
+
+    def expire(self) -> None:
+        """The rest of the body is not waited for; whoever reads it may still answer."""
+        self.overdue = True
         self._tell_news()
 
     def client_full(self) -> None:
@@ -199,8 +224,10 @@ class Cycle:
             self._left = length
         elif self._framing is _CHUNKED:
             framing = b"transfer-encoding: chunked\r\n"
-        if closes or (not self._arrived and self._hesitates()):
-            self.keep_alive = False  # a body may come or not, so nobody can tell where the next request begins
+        # The body of one that hesitates may come or not, so nobody can tell where the next request begins; that of one
+        # that has failed the client had better not go on to send.
+        if closes or (not self._arrived and (status >= 400 or self._hesitates())):
+            self.keep_alive = False
         if not self.keep_alive:
             framing += b"connection: close\r\n"
         self._head = b"".join((status_line(status), date_line(), self.lines, told, framing, b"\r\n"))
@@ -290,8 +317,10 @@ class Cycle:
                 await self._next_news()
         elif not self._body and not self._arrived and not self._over:
             await self._more_body()
-        if self._over:
+        if self._over or self.overdue:
             return {"type": "http.disconnect"}
+        if self._hurried and not self._arrived:
+            raise ShuttingDown("The router is shutting down, and the request was not whole yet.", retry_after=5)
         self._handed_over = self._arrived
         return {"type": "http.request", "body": self._take(), "more_body": not self._arrived}
 
@@ -316,7 +345,7 @@ class Cycle:
         if self._hesitates() and not self.status:
             self._connection.write(_CONTINUE)
             self._invited = True
-        while not self._body and not self._arrived and not self._over:
+        while not (self._body or self._arrived or self._over or self._hurried or self.overdue):
             await self._next_news()
 
     def _hesitates(self) -> bool:

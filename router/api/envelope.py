@@ -15,11 +15,12 @@ from typing import NoReturn
 
 import msgspec
 
-from router.errors import InvalidRequest
+from router.errors import InvalidRequest, UnsupportedEncoding
 
 # Up to here `json` has the last word on what msgspec refuses; beyond, its objects would hold the loop for seconds.
 _SMALL = 1024 * 1024
 _LONGEST_VALUE = 1024
+_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")  # how gzip and zstd begin; nothing in UTF-8 does
 _UTF8_STEP = 16 * 1024
 _MOST_DIGITS = 4300
 # Of a run of more than 4,300 digits at least two neighbours of every 2,048th byte are a part.
@@ -85,7 +86,9 @@ _decode_odd = msgspec.json.Decoder(_Odd).decode
 
 
 def parse_json(body: bytes) -> Envelope:
-    """Understand a JSON body. Raises InvalidRequest for anything that is not a JSON object in UTF-8."""
+    """Understand a JSON body. Raises InvalidRequest for anything that is not a JSON object in UTF-8, and
+    UnsupportedEncoding for what was compressed.
+    """
     if not body.isascii():
         _check_utf8(body)
     if len(body) > _SMALL:
@@ -160,13 +163,15 @@ def _first(*values: object) -> object:
 
 
 def _check_utf8(body: bytes) -> None:
-    """Raises InvalidRequest. In small steps, as their texts stay in the processor's cache."""
+    """Raises InvalidRequest, UnsupportedEncoding. In small steps, as their texts stay in the processor's cache."""
     done = 0
     try:
         while done < len(body):
             step = body[done : done + _UTF8_STEP]
             done += codecs.utf_8_decode(step, "strict", done + len(step) == len(body))[1]
     except UnicodeDecodeError as error:
+        if body.startswith(_COMPRESSED):
+            raise UnsupportedEncoding("Compressed bodies are not accepted; send the body as it is.") from error
         raise InvalidRequest(f"The body is not UTF-8 (byte {done + error.start}).") from error
 
 

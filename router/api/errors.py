@@ -29,8 +29,20 @@ class HeadersTooLarge(RouterError):
     status, type, code = 431, "invalid_request_error", "headers_too_large"
 
 
+class TooManyConnections(RouterError):
+    """One address has more than `api.max_connections_per_peer`."""
+
+    status, type, code = 429, "rate_limit_error", "too_many_connections"
+
+
+class HttpVersionNotSupported(RouterError):
+    """Another HTTP than 1.0 and 1.1."""
+
+    status, type, code = 505, "invalid_request_error", "http_version_not_supported"
+
+
 class RequestTimeout(RouterError):
-    """The request's body did not arrive."""
+    """The request's head or body did not arrive in time."""
 
     status, type, code = 408, "invalid_request_error", "request_timeout"
 

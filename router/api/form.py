@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import MultipartParseError
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 _LONGEST_FIELD = 1024
+_MOST_HEADERS = 1000  # of all parts together, since each takes microseconds; those of one the parser bounds
+_STEP = 64 * 1024
 
 
 class _FieldFinder:
@@ -22,7 +25,7 @@ class _FieldFinder:
         self._name = name
         self._header = bytearray()
         self._value = bytearray()
-        self._is_disposition = False
+        self._headers = 0
         self._wanted = False
         self.found: bytes | None = None
 
@@ -37,6 +40,9 @@ class _FieldFinder:
         }
 
     def on_header_begin(self) -> None:
+        self._headers += 1
+        if self._headers > _MOST_HEADERS:
+            raise InvalidRequest(f"The multipart form has more than {_MOST_HEADERS} parts.")
         self._header.clear()
         self._value.clear()
 
@@ -61,8 +67,11 @@ class _FieldFinder:
         self._wanted = False
 
 
-def field_of(body: bytes, content_type: str, name: str) -> str | None:
-    """The value of a form's field, None when it is not there. Raises InvalidRequest if this is no multipart form."""
+async def field_of(body: bytes, content_type: str, name: str) -> str | None:
+    """The value of a form's field, None when it is not there. Raises InvalidRequest if this is no multipart form.
+
+    In steps, between which others have their turn.
+    """
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
@@ -70,7 +79,9 @@ def field_of(body: bytes, content_type: str, name: str) -> str | None:
     finder = _FieldFinder(name.encode())
     try:
         parser = MultipartParser(boundary, finder.callbacks())
-        parser.write(body)
+        for start in range(0, len(body), _STEP):
+            parser.write(body[start : start + _STEP])
+            await asyncio.sleep(0)
         parser.finalize()
     except MultipartParseError as error:
         raise InvalidRequest(f"The multipart form cannot be read: {error}.") from error

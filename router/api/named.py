@@ -19,6 +19,12 @@ def by_name(headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
     return found
 
 
+def replace_headers(scope: Scope, headers: list[tuple[bytes, bytes]]) -> None:
+    """These in place of those that came."""
+    scope["headers"] = headers
+    scope.pop(_KEY, None)
+
+
 def named(scope: Scope) -> Mapping[bytes, bytes]:
     """The headers of a scope, put together when they are first asked for."""
     found: Mapping[bytes, bytes] | None = scope.get(_KEY)

@@ -90,6 +90,7 @@ NEEDS: Mapping[str, Need] = {
     "/v1/models/load": ADMIN,
     "/v1/models/eject": ADMIN,
     "/v1/models/{alias:path}/reset": ADMIN,
+    "/v1/reload": ADMIN,
 }
 # What a client asks of a server that it knows by its address below /upstream alone; no row of the table.
 _CHILDS_OWN = frozenset(("/health", "/v1/health", "/models", "/v1/models"))

@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope
 
 from router.api.beginnings import text_marks
 from router.api.body import MIB, read_body
+from router.api.condense import condensed
 from router.api.context import context_of
 from router.api.cycle import downstream_of
 from router.api.endpoints import Claim, Endpoint
@@ -20,7 +21,7 @@ from router.api.priority import priority_of
 from router.api.services import Services
 from router.api.width import slots_taken
 from router.config import Settings
-from router.errors import UnsupportedByModel
+from router.errors import BodyTooLarge, UnsupportedByModel
 from router.proxy.assembly import Assembly, plan
 from router.proxy.pieces import cut
 from router.proxy.relay import Call
@@ -47,17 +48,24 @@ async def carry_out(services: Services, wish: Wish, scope: Scope, receive: Recei
     """Read the body, understand it, and carry out what it asks for. Raises what `read_body` and `exchange` raise."""
     with services.budget.hold() as hold:
         body = await read_body(scope, receive, hold, limit=services.settings.api.max_body_mb * MIB)
-        order, client = _order(services.settings, wish, scope, body), downstream_of(scope)
-        if services.settings.api.log_prompts and order.claim is Claim.SLOT:
+        settings = services.settings  # those that hold now: a body may take its time
+        whole = len(body) <= settings.api.max_text_mb * MIB
+        if whole and wish.endpoint.model_in == "json":
+            envelope = parse_json(body)
+        else:
+            envelope = await _envelope(settings, wish.endpoint, scope, body)
+        order, client = _order(settings, wish, scope, body, envelope), downstream_of(scope)
+        if whole:
+            order.pieces = cut(wish.endpoint.path, body)
+        if settings.api.log_prompts and order.claim is Claim.SLOT:
             with overheard(client, context_of(scope).request_id, order.model, body) as ear:
                 await exchange(services, order, scope, hold, ear)
         else:
             await exchange(services, order, scope, hold, client)
 
 
-def _order(settings: Settings, wish: Wish, scope: Scope, body: bytes) -> Order:
+def _order(settings: Settings, wish: Wish, scope: Scope, body: bytes, envelope: Envelope) -> Order:
     endpoint = wish.endpoint
-    envelope = _envelope(endpoint, scope, body)
     model = configured_model(settings, envelope.model if wish.model is None else wish.model)
     if endpoint.generates and settings.models[model].writes_no_text:
         raise UnsupportedByModel(
@@ -79,18 +87,22 @@ def _order(settings: Settings, wish: Wish, scope: Scope, body: bytes) -> Order:
             detour=_detour(endpoint, envelope, body),
         ),
         pings=envelope.stream and endpoint.generates,
-        pieces=cut(endpoint.path, body),
         marks=text_marks(body) if endpoint.generates and settings.models[model].max_replicas > 1 else (),
         width=slots_taken(endpoint, body, envelope.n, settings.slots(model)),
     )
 
 
-def _envelope(endpoint: Endpoint, scope: Scope, body: bytes) -> Envelope:
+async def _envelope(settings: Settings, endpoint: Endpoint, scope: Scope, body: bytes) -> Envelope:
+    """Of what takes a while, in steps."""
     if endpoint.model_in == "json":
-        return parse_json(body)
+        text, limit = await condensed(body), settings.api.max_text_mb
+        if len(text) > limit * MIB:
+            message = f"Beside base64 without line breaks the body has more than {limit} MB of JSON (api.max_text_mb)."
+            raise BodyTooLarge(message)
+        return parse_json(text)
     if endpoint.model_in == "form":
         content_type = named(scope).get(b"content-type", b"")
-        return Envelope(field_of(body, content_type.decode("latin-1"), "model"))
+        return Envelope(await field_of(body, content_type.decode("latin-1"), "model"))
     # What takes a slot may well stream; what that means is the child's business.
     return Envelope(None, stream=endpoint.claim is Claim.SLOT)
 

@@ -10,25 +10,25 @@ import asyncio
 import logging
 import socket
 import struct
-import urllib.parse
 from collections import deque
 from typing import Any, cast
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
-from starlette.types import ASGIApp, Scope
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from starlette.types import ASGIApp
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from router.api.context import fresh_id
 from router.api.cycle import EXTENSION, MOST_HEAD, Cycle
-from router.api.errors import HeadersTooLarge
-from router.api.head import date_line, status_line
+from router.api.door import Door
+from router.api.endpoints import dialect_of
+from router.api.errors import HeadersTooLarge, RequestTimeout
 from router.api.outflow import Outflow
-from router.errors import InvalidRequest, RouterError
-from router.proxy.dialect import Dialect, ErrorInfo, error_body
+from router.api.pace import Pace
+from router.api.refusal import check_head, refusal
+from router.api.scope import address_of, head_size, http_scope
+from router.errors import InvalidRequest, Overloaded, RouterError
+from router.telemetry.connections import Refusal
 
-KEEP_ALIVE_SEC = 75.0
-SEND_TIMEOUT_SEC = 60.0
 _HIGH_WATER = 64 * 1024
 # For a head, for trailers, and for any other bytes that bring neither the end of a head nor a piece of a body.
 _MOST_FRAMING = 256 * 1024
@@ -36,8 +36,12 @@ _MOST_FRAMING = 256 * 1024
 # that the client has left.
 _MOST_AHEAD = 64
 _MOST_BYTES_AHEAD = 64 * 1024
+# That a client may go on sending after it has its last answer: a connection closed on unread bytes is reset, and takes
+# the answer along.
+_LINGER_SEC = 2.0
+# What tells whether the router lives and why it is busy is answered when it is too busy for anything else.
+_ALWAYS = (b"/health", b"/readyz", b"/metrics")
 _NO_LINGER = struct.pack("ii", 1, 0)
-_ASGI = {"version": "3.0", "spec_version": "2.3"}
 _log = logging.getLogger("router.api")
 
 
@@ -45,13 +49,13 @@ class HttpProtocol(asyncio.Protocol):
     """One client's connection. HTTP/1.0 and 1.1; offers of another protocol are not taken up.
 
     Args:
-        send_timeout: seconds that a client may take nothing of what waits for it.
-        keep_alive: seconds without a request, or with a part of its head, before the connection is closed.
+        door: that all connections of the server share.
     """
 
-    __slots__ = ("_answering", "_app", "_client", "_deaf", "_declined", "_framing", "_headers", "_idle_since",
-                 "_idle_timer", "_keep_alive", "_loop", "_outflow", "_parser", "_read", "_reading", "_reading_paused",
-                 "_server", "_state", "_transport", "_url", "_waiting", "write", "writelines")  # fmt: skip
+    __slots__ = ("_answering", "_app", "_client", "_deaf", "_declined", "_door", "_framing", "_head_since",
+                 "_headers", "_limits", "_loop", "_most_requests", "_outflow", "_pace", "_parser", "_read", "_reading",
+                 "_reading_paused", "_server", "_since", "_state", "_transport", "_url", "_waiting",
+                 "write", "writelines")  # fmt: skip
 
     def __init__(
         self,
@@ -60,20 +64,20 @@ class HttpProtocol(asyncio.Protocol):
         app_state: dict[str, Any],  # noqa: ARG002  uvicorn's, of a lifespan that there is not
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        send_timeout: float = SEND_TIMEOUT_SEC,
-        keep_alive: float = KEEP_ALIVE_SEC,
+        door: Door,
     ) -> None:
         self._app = cast("ASGIApp", config.loaded_app)
-        self._keep_alive = keep_alive
+        self._door = door
+        self._limits = door.limits
+        self._most_requests = door.limits.requests
         self._state = server_state
         self._loop = _loop or asyncio.get_running_loop()
-        self._outflow = Outflow(send_timeout)
+        self._outflow = Outflow(door.limits.send_timeout)
         self._transport: asyncio.Transport
         self._parser: HttpRequestParser
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int] | None = None
-        self._idle_timer: asyncio.TimerHandle
-        self._idle_since = 0.0
+        self._since = 0.0  # the last answer, or whatever else time is counted from
         self._reading_paused = False
         self._deaf = False  # what comes is dropped
         # The request that is being parsed.
@@ -83,6 +87,8 @@ class HttpProtocol(asyncio.Protocol):
         self._framing = 0  # bytes read since a head ended or a piece of a body came
         self._declined = b""  # its head, if it offered another protocol
         self._reading: Cycle | None = None
+        self._head_since = 0.0  # when a part of its head was first seen; 0 = not yet
+        self._pace: Pace | None = None  # of its body, once it takes a while
         # Those that have been.
         self._answering: Cycle | None = None
         self._waiting: deque[Cycle] = deque()
@@ -94,10 +100,19 @@ class HttpProtocol(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=_HIGH_WATER)
         self.write, self.writelines = self._transport.write, self._transport.writelines
         self._parser = self._fresh_parser()
-        self._client, self._server = _address(transport, "peername"), _address(transport, "sockname")
+        self._client, self._server = address_of(transport, "peername"), address_of(transport, "sockname")
         self._state.connections.add(self)  # type: ignore[arg-type] # the set names uvicorn's own protocols
-        self._idle_since = self._loop.time()
-        self._idle_timer = self._loop.call_later(self._keep_alive, self._look_for_idleness)
+        door, limits = self._door, self._limits
+        door.counts.requests = self._state.tasks
+        try:
+            refused = door.enter(self, None if self._client is None else self._client[0])
+        except ConnectionRefusedError:
+            self._transport.abort()
+            return
+        # As if it had been idle: one that has never asked for anything is not kept for as long as one that has.
+        self._since = door.now + limits.header_timeout - limits.keep_alive
+        if refused is not None:
+            self._refuse(*refused)
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -112,18 +127,18 @@ class HttpProtocol(asyncio.Protocol):
                 data, self._declined = self._declined + data[upgrade.args[0] :], b""
                 continue
             except HttpParserError as error:
-                self._refuse(_reason(error))
+                self._refuse(*_reason(error))
             else:
                 self._check_bounds()
             break
 
     def eof_received(self) -> None:
         self._lost()
-        self.close()
+        self._close_now()
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  it is lost either way
         self._state.connections.discard(self)
-        self._idle_timer.cancel()
+        self._door.leave(self)
         self._outflow.release()
         self._lost()
         del self._parser, self.write, self.writelines  # which ends cycles that only the garbage collector could
@@ -153,20 +168,27 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         version = self._parser.get_http_version()
-        if self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT":
+        if self._parser.should_upgrade():
+            if self._parser.get_method() == b"CONNECT":
+                raise InvalidRequest("CONNECT is for proxies; this is none.")
             self._decline_upgrade(version)
             return
+        if len(self._state.tasks) >= self._most_requests and not self._url.startswith(_ALWAYS):
+            message = f"{self._most_requests} requests are being answered already (api.max_open_requests). Try again."
+            raise Overloaded(message, retry_after=2)
         if len(self._waiting) == _MOST_AHEAD:
             raise InvalidRequest(f"More than {_MOST_AHEAD} requests came ahead of their turn.")
         at_once = self._answering is None and not self._outflow.full
         size = self._framing + self._read
         if size > MOST_HEAD or not at_once:
-            size = _head_size(self._url, self._headers)
-        scope = self._scope(version)
+            size = head_size(self._url, self._headers)
+        method = self._parser.get_method().decode("ascii")
+        scope = http_scope(method, self._url, version, self._headers, self._client, self._server)
+        check_head(scope)
         keep_alive = version != "1.0" and self._parser.should_keep_alive()
         cycle = self._reading = Cycle(self, scope, head_size=size, keep_alive=keep_alive)
         scope["extensions"] = {EXTENSION: cycle}
-        self._url, self._headers, self._framing = b"", [], 0
+        self._url, self._headers, self._framing, self._head_since = b"", [], 0, 0.0
         if at_once:
             self._answer(cycle)
         else:
@@ -201,30 +223,6 @@ class HttpProtocol(asyncio.Protocol):
         self._declined = first + b"".join(lines) + b"\r\n"
         self._url, self._headers = b"", []
 
-    def _scope(self, version: str) -> Scope:
-        url = self._url
-        if url.startswith(b"/") and b"#" not in url:
-            raw_path, _, query = url.partition(b"?")
-            query.decode("ascii")
-        else:
-            parts = parse_url(url)
-            raw_path, query = parts.path, parts.query or b""
-        path = raw_path.decode("ascii")
-        return {
-            "type": "http",
-            "asgi": _ASGI,
-            "http_version": version,
-            "server": self._server,
-            "client": self._client,
-            "scheme": "http",
-            "root_path": "",
-            "method": self._parser.get_method().decode("ascii"),
-            "path": urllib.parse.unquote(path) if "%" in path else path,
-            "raw_path": raw_path,
-            "query_string": query,
-            "headers": self._headers,
-        }
-
     # --- for a cycle
 
     @property
@@ -241,7 +239,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def answered(self, cycle: Cycle) -> None:
         self._answering = None
-        self._idle_since = self._loop.time()
+        self._since = self._door.now
         if not cycle.keep_alive:
             self.close()
             return
@@ -251,9 +249,15 @@ class HttpProtocol(asyncio.Protocol):
             self._answer_next()
 
     def close(self) -> None:
-        self._transport.close()
-        if self._transport.get_write_buffer_size():
-            self._outflow.watch(self._transport, self._give_up)
+        if self._transport.is_closing() or (self._reading is None and not self._deaf):
+            self._close_now()
+            return
+        self._deaf, self._since = True, self._door.now
+        self._reading = self._answering = None
+        self._waiting.clear()
+        self.resume_reading()
+        self._transport.write_eof()
+        self._watch_the_rest()
 
     def reset(self) -> None:
         sock = self._transport.get_extra_info("socket")
@@ -261,14 +265,48 @@ class HttpProtocol(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self._transport.abort()
 
+    # --- for the door
+
+    def look(self, now: float, haste: int) -> None:
+        reading, answering = self._reading, self._answering
+        if reading is not None and reading is answering:
+            self._look_at_body(reading)
+            return
+        self._pace = None
+        if answering is not None or self._waiting:
+            return  # what its client does not take is watched by the outflow
+        if self._deaf or reading is not None:
+            if now - self._since > _LINGER_SEC:
+                self._close_now()
+        elif self._framing:
+            self._look_at_head(now)
+        elif now - self._since > self._limits.keep_alive / haste + self._door.tick:
+            self._close_now()
+
+    def _look_at_head(self, now: float) -> None:
+        if not self._head_since:
+            self._head_since = now
+        elif now - self._head_since > self._limits.header_timeout:
+            error = RequestTimeout("The request's head came too slowly (api.header_timeout_sec).")
+            self._refuse(error, "header_timeout")
+
+    def _look_at_body(self, cycle: Cycle) -> None:
+        """Not while it waits for somebody here to take it, nor for a client that has its answer already."""
+        if self._reading_paused or cycle.status:
+            return
+        if self._pace is None or self._pace.cycle is not cycle:
+            self._pace = Pace(cycle, self._limits.body_timeout)
+        elif not self._pace.kept(self._door.tick):
+            cycle.expire()
+
     # --- for uvicorn
 
     def shutdown(self) -> None:
         """Close the connection, once what is being answered has been."""
         if self._answering is None:
-            self.close()
+            self._close_now()
         else:
-            self._answering.keep_alive = False
+            self._answering.close_soon()
 
     # --- for all of them
 
@@ -313,19 +351,9 @@ class HttpProtocol(asyncio.Protocol):
         self._lost()
         self.reset()
 
-    def _look_for_idleness(self) -> None:
-        """One timer looks after the connection, in place of one that each request cancels and sets anew."""
-        idle = self._loop.time() - self._idle_since
-        if self._answering is not None or self._waiting:
-            idle = 0.0
-        elif idle >= self._keep_alive:
-            self.close()
-            return
-        self._idle_timer = self._loop.call_later(self._keep_alive - idle, self._look_for_idleness)
-
-    def _refuse(self, error: RouterError) -> None:
+    def _refuse(self, error: RouterError, reason: Refusal = "malformed") -> None:
         """What came is no request, and what follows on this connection cannot be trusted."""
-        _log.warning("Refused what %s sent: %s", self._client[0] if self._client else "a client", error.message)
+        self._door.note(reason, self._client[0] if self._client else None, error.message)
         answering = self._answering
         if self._waiting or (answering is not None and (answering.status or not answering.readable)):
             self._turn_deaf()
@@ -335,13 +363,9 @@ class HttpProtocol(asyncio.Protocol):
         elif self._reading is not None:  # and has its answer
             self.close()
             return
-        request_id = fresh_id()
-        body = error_body(ErrorInfo.of(error), Dialect.OPENAI, request_id)
-        head = (
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
-            f"x-request-id: {request_id}\r\n\r\n"
-        )
-        self.write(status_line(error.status) + date_line() + head.encode("ascii") + body)
+        path = self._url.partition(b"?")[0].decode("latin-1")
+        self.write(refusal(error, dialect_of(path)))
+        self._deaf = True
         self.close()
 
     def _turn_deaf(self) -> None:
@@ -356,18 +380,19 @@ class HttpProtocol(asyncio.Protocol):
             last.keep_alive = False
             self.resume_reading()
 
+    def _close_now(self) -> None:
+        self._transport.close()
+        self._watch_the_rest()
 
-def _reason(error: HttpParserError) -> RouterError:
+    def _watch_the_rest(self) -> None:
+        if self._transport.get_write_buffer_size():
+            self._outflow.watch(self._transport, self._give_up)
+
+
+def _reason(error: HttpParserError) -> tuple[RouterError, Refusal]:
     """Why the parser stopped, in words for people; what a callback raised is told by its own."""
     cause = error.__context__
-    return cause if isinstance(cause, RouterError) else InvalidRequest(f"This is not valid HTTP: {error}.")
-
-
-def _head_size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
-    """Bytes of a request's head, but for the few of its method and version."""
-    return len(url) + sum([len(name) + len(value) + 4 for name, value in headers])
-
-
-def _address(transport: asyncio.BaseTransport, name: str) -> tuple[str, int] | None:
-    found = transport.get_extra_info(name)
-    return (str(found[0]), int(found[1])) if isinstance(found, tuple) else None
+    if isinstance(cause, Overloaded):
+        return cause, "requests"
+    told = cause if isinstance(cause, RouterError) else InvalidRequest(f"This is not valid HTTP: {error}.")
+    return told, "malformed"

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from router.core.types import ModelView, Priority, ReplicaView, Status
+from router.telemetry.reloads import Reloads
 
 MIB = 1 << 20
 
@@ -206,6 +207,8 @@ class ModelUpdate(ModelStatus):
 
 class ServerStatus(Schema):
     status: Literal["ready", "unavailable"] = Field(description="unavailable while starting up or shutting down")
+    reloaded_at: datetime | None = Field(default=None, description="when the configuration was last taken anew")
+    reload_refused: str | None = Field(default=None, description="what was wrong with one that was read since")
 
 
 class FullStatus(Schema):
@@ -216,10 +219,14 @@ class FullStatus(Schema):
     summary: dict[Status, Count] = Field(description="models per status; a status that no model has is left out")
 
     @classmethod
-    def of(cls, models: Mapping[str, ModelStatus], *, accepting: bool) -> Self:
+    def of(cls, models: Mapping[str, ModelStatus], *, accepting: bool, reloads: Reloads) -> Self:
         counts = Counter(model.status for model in models.values())
         return cls(
-            server=ServerStatus(status="ready" if accepting else "unavailable"),
+            server=ServerStatus(
+                status="ready" if accepting else "unavailable",
+                reloaded_at=datetime.fromtimestamp(round(reloads.taken_at, 3), UTC) if reloads.tried else None,
+                reload_refused=reloads.refusal or None,
+            ),
             models=dict(models),
             summary=dict(counts),
         )
@@ -229,6 +236,18 @@ class FailedModels(Schema):
     """The models that failed: those that will be tried again have `retry_at`, the others need a reset."""
 
     models: dict[str, ModelStatus]
+
+
+class ReloadReport(Schema):
+    """What another configuration has changed."""
+
+    added: list[str] = Field(description="models that are new")
+    removed: list[str] = Field(description="models that take no requests any more; what runs on them runs to its end")
+    changed: dict[str, list[str]] = Field(description="keys of each model that differs; `files` = a file was replaced")
+    restarted: list[str] = Field(description="models that were in memory, and are loaded anew")
+    unchanged: Count = Field(description="how many models are as before")
+    applied: list[str] = Field(description="other keys that hold from now on")
+    restart_required: list[str] = Field(description="keys that hold only after a restart; the old values stay")
 
 
 class StreamTicket(Schema):

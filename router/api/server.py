@@ -1,26 +1,25 @@
-"""The HTTP server: uvicorn with shutdown signals that reach the engine first."""
+"""The HTTP server: uvicorn, with an end of our own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import math
-import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from router.api.protocol import KEEP_ALIVE_SEC, SEND_TIMEOUT_SEC, HttpProtocol
+from router.api.door import Door, Limits
+from router.api.protocol import HttpProtocol
 
 _BACKLOG = 2048
-_LAST_WORDS_SEC = 2.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LAST_WORDS_SEC = 0.3
+_LOOK_SEC = 0.02
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -44,11 +43,9 @@ def hush_uvicorn() -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
 
-def config_of(
-    app: ASGIApp, *, graceful: int, send_timeout: float = SEND_TIMEOUT_SEC, keep_alive: float = KEEP_ALIVE_SEC
-) -> uvicorn.Config:
-    """uvicorn as it is used here: it listens and ends, and leaves connections to a protocol of ours."""
-    protocol = partial(HttpProtocol, send_timeout=send_timeout, keep_alive=keep_alive)
+def config_of(app: ASGIApp, *, door: Door) -> uvicorn.Config:
+    """uvicorn as it is used here: it listens, and leaves connections to a protocol of ours."""
+    protocol = partial(HttpProtocol, door=door)
     return uvicorn.Config(
         app,
         http=cast("type[asyncio.Protocol]", protocol),
@@ -59,22 +56,23 @@ def config_of(
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=graceful,
+        timeout_graceful_shutdown=1,
     )
 
 
 class Server(uvicorn.Server):
-    """Serves until SIGTERM or SIGINT.
+    """Serves until it is told to stop, and then lets what is open finish.
 
-    uvicorn waits for connections before anything else learns of the signal, and raises the signal anew afterwards,
-    which would end the process before the children are stopped. So the signals are handled here: the first calls
-    `on_exit` and lets open requests finish, the second drops them.
+    uvicorn would refuse new connections from then on, wait for the old ones, and cut without a word what takes too
+    long. Here whoever comes meanwhile is still answered, so that `/readyz` and a 503 tell what is going on.
 
     Args:
         on_listening: called once requests are accepted.
-        on_exit: called at the first signal, before connections are waited for.
-        on_deadline: called when open requests have not finished `drain` seconds later.
-        send_timeout: seconds that a client may take nothing of what waits for it.
+        on_exit: called at the first `exit`, before connections are waited for.
+        on_deadline: called when open requests have had `drain()` seconds, or have finished before.
+        on_hurry: called at each further `exit`.
+        drain: how long open requests may take, asked when it matters.
+        door: by which clients come in; without one the door of the default limits.
     """
 
     def __init__(
@@ -84,42 +82,67 @@ class Server(uvicorn.Server):
         on_listening: Callable[[], None],
         on_exit: Callable[[], None],
         on_deadline: Callable[[], None],
-        drain: float,
-        send_timeout: float = SEND_TIMEOUT_SEC,
+        on_hurry: Callable[[], None],
+        drain: Callable[[], float],
+        door: Door | None = None,
     ) -> None:
-        # Its own way out cuts connections without a word, so it comes after `on_deadline`.
-        super().__init__(config_of(app, graceful=math.ceil(drain + _LAST_WORDS_SEC), send_timeout=send_timeout))
+        super().__init__(config_of(app, door=door or Door(Limits())))
         self._on_listening = on_listening
         self._on_exit = on_exit
         self._on_deadline = on_deadline
+        self._on_hurry = on_hurry
         self._drain = drain
+        self._told = asyncio.Event()
+
+    def exit(self) -> None:
+        """Start to shut down; called again, hurry."""
+        if self.should_exit:
+            self.force_exit = True
+            self._on_hurry()
+            return
+        self.should_exit = True
+        self._told.set()
+        self._on_exit()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_listening()
 
+    async def main_loop(self) -> None:
+        await self._told.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let the open connections finish, listening all the while; then close everything."""
+        connections = cast("set[HttpProtocol]", self.server_state.connections)
+        early = set(connections)
+        _close_soon(early)
+        await self._until(lambda: early.isdisjoint(connections), self._drain())
+        self._on_deadline()
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        _close_soon(connections)
+        self.force_exit = False  # whoever has been told by now gets to hear it
+        await self._until(lambda: not connections, _LAST_WORDS_SEC)
+        for connection in tuple(connections):
+            connection.reset()
+        tasks = tuple(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until(self, met: Callable[[], bool], deadline: float) -> None:
+        """Wait until it is met, or the deadline has passed, or there is a hurry."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline):
+                while not (met() or self.force_exit):  # noqa: ASYNC110  connections tell nobody when they end
+                    await asyncio.sleep(_LOOK_SEC)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        try:
-            for number in _SIGNALS:
-                loop.add_signal_handler(number, self.exit, number)
-        except NotImplementedError:  # Windows
-            with super().capture_signals():
-                yield
-            return
-        try:
-            yield
-        finally:
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
+        """Not its business: see `router.signals`."""
+        yield
 
-    def exit(self, number: int) -> None:
-        """Start to shut down; called again, hurry."""
-        logging.getLogger(__name__).info("%s: shutting down", signal.Signals(number).name)
-        if self.should_exit:
-            self.force_exit = True
-            return
-        self._on_exit()
-        asyncio.get_running_loop().call_later(self._drain, self._on_deadline)
-        self.should_exit = True
+
+def _close_soon(connections: Iterable[HttpProtocol]) -> None:
+    for connection in tuple(connections):
+        connection.shutdown()

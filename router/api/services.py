@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from router.api.body import BodyBudget
+from router.api.body import MIB, BodyBudget
 from router.api.tickets import TicketOffice
-from router.config import Settings
+from router.config import Reloaded, Settings
 from router.core.affinity import Marks
 from router.core.types import DeviceView, LinePlace, ModelView, Priority, ReplicaId
 from router.engine.lease import Lease
@@ -90,11 +90,20 @@ class Engine(Protocol):
         """The monotonic clock of the views."""
 
 
-@dataclass(frozen=True, slots=True)
+class Reload(Protocol):
+    """Reads the configuration anew."""
+
+    async def __call__(self) -> Reloaded:
+        """Whatever is unchanged is left alone. Raises ConfigRefused, and then nothing is changed; ShuttingDown."""
+
+
+@dataclass(slots=True)
 class Services:
     """Attributes:
+    settings: what holds now, as one frozen value; changed by `apply` alone.
     budget: bytes of request bodies held at once, see `api.max_buffered_mb`.
     server_info: what `/health` tells about the router and its llama.cpp.
+    reload: None where there is nothing to read anew.
     """
 
     settings: Settings
@@ -104,3 +113,17 @@ class Services:
     tickets: TicketOffice
     budget: BodyBudget
     server_info: Mapping[str, str]
+    reload: Reload | None = None
+    _followers: list[Callable[[Settings], None]] = field(default_factory=list)
+
+    def follow(self, adopt: Callable[[Settings], None]) -> None:
+        """Call `adopt` with the settings now, and again whenever others hold: for what is made from them beforehand."""
+        self._followers.append(adopt)
+        adopt(self.settings)
+
+    def apply(self, settings: Settings) -> None:
+        """These hold from now on, for all in one step: nothing else runs in between."""
+        self.settings = settings
+        self.budget.limit = settings.api.max_buffered_mb * MIB
+        for adopt in self._followers:
+            adopt(settings)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.api.schemas import FullStatus, ModelStatus, ModelUpdate, ReplicaStatus, WallClock
-from router.api.services import Engine
+from router.api.services import Engine, Services
 from router.core.types import DeviceView, ModelView
 from router.telemetry.gauges import memory_seen
 
 
-def full_status(engine: Engine) -> FullStatus:
+def full_status(services: Services) -> FullStatus:
     """Every model now."""
+    engine = services.engine
     clock, devices = WallClock(engine.clock()), engine.devices()
     models = {view.name: _status(engine, view, clock, devices) for view in engine.views()}
-    return FullStatus.of(models, accepting=engine.accepting)
+    return FullStatus.of(models, accepting=engine.accepting, reloads=services.telemetry.reloads)
 
 
 def model_status(engine: Engine, view: ModelView) -> ModelStatus:

@@ -11,15 +11,17 @@ from pathlib import Path
 
 from router.backends.capabilities import Capabilities, Finder
 from router.backends.child_log import ChildLog, log_file_name
-from router.backends.control_client import ControlClient, NotOurs
+from router.backends.control_client import ControlClient, NotOurs, warm_up
 from router.backends.environment import child_environment
-from router.backends.exit_reason import PORT_IN_USE, exhausted, exit_reason
+from router.backends.exit_reason import PORT_IN_USE, exhausted, exit_reason, was_killed
 from router.backends.guard_link import Guard
 from router.backends.keeping import Keeping
 from router.backends.llama_argv import build_argv, shortened
+from router.backends.oom import OomEvidence, OomWitness
 from router.backends.pidfile import PidFile
-from router.backends.port_pool import PortPool
+from router.backends.port_pool import PortPool, is_shortage, out_of_descriptors
 from router.backends.process import ChildProcess
+from router.backends.process_stat import process_stat
 from router.backends.read_ahead import read_ahead
 from router.backends.siblings import Siblings
 from router.backends.slot_keeper import SlotKeeper
@@ -48,6 +50,7 @@ class LlamaServerSpec:
         has_conversations: it writes text, so that what its slots remember is of use later.
         whole: flags for a load that fits whole, which switch llama.cpp's own fit off; empty where it stays on.
         contexts: tokens over all slots, at least and at most, where the flags leave them open.
+        checkpoints: of the context, for each slot; None leaves llama-server's own number.
     """
 
     model_path: Path
@@ -58,6 +61,7 @@ class LlamaServerSpec:
     has_conversations: bool = True
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
+    checkpoints: int | None = None
 
     @property
     def all_files(self) -> tuple[Path, ...]:
@@ -153,7 +157,15 @@ class LlamaServerChild:
         return await asyncio.shield(self._life)
 
     async def healthy(self) -> bool:
-        return await self._control.healthy(self.port)
+        return await self._control.healthy(self.port) or out_of_descriptors()
+
+    def halted(self) -> str:
+        stat = process_stat(self.pid)
+        return "" if stat is None else stat.halted
+
+    def cpu_seconds(self) -> float:
+        stat = process_stat(self.pid)
+        return 0.0 if stat is None else stat.cpu_seconds
 
     async def slots(self) -> tuple[SlotReading, ...]:
         return await self._control.slots(self.port)
@@ -190,14 +202,18 @@ class LlamaServerChild:
                 except LaunchError as error:
                     return ChildExit(code, str(error))
                 code = await self._now.process.wait()
-            asked = self._now.process.asked_to_stop
-            lines = self._log.lines()
-            reason = exit_reason(code, lines, asked=asked, name=self._name)
-            return ChildExit(code, reason, exhausted=None if asked else exhausted(code, lines))
+            return await self._explain(code)
         finally:
             self._ports.give_back(self.port)
             self._log.close()
             self._ended()
+
+    async def _explain(self, code: int) -> ChildExit:
+        asked, lines, oom = self._now.process.asked_to_stop, self._log.lines(), OomEvidence.UNKNOWN
+        if was_killed(code) and not asked:
+            oom = await asyncio.to_thread(self._now.witness.testify)
+        reason = exit_reason(code, lines, asked=asked, name=self._name, oom=oom)
+        return ChildExit(code, reason, exhausted=None if asked else exhausted(code, lines, oom=oom))
 
     def _lost_port(self, code: int) -> bool:
         return code != 0 and not self._stopping and any(PORT_IN_USE in line for line in self._log.lines())
@@ -277,6 +293,16 @@ class LlamaServerLauncher:
         """What was found, if that is known yet; never waits."""
         return self._finder.known
 
+    def adopt(self, specs: Mapping[str, LlamaServerSpec], *, working_dir: Path) -> None:
+        """Launch these from now on; what runs goes on as it was started."""
+        self._specs = dict(specs)
+        self._working_dir = self._keeping.working_dir = working_dir.absolute()
+
+    async def tidy(self) -> None:
+        """Delete the conversations that none of the models can go on with any more."""
+        if (known := self._finder.known) is not None:
+            await asyncio.to_thread(self._keeping.tidy, self._specs, known)
+
     async def prepare(self) -> Capabilities:
         """Do early what the first launch would do: reap what a dead router left behind, find llama.cpp, ask it.
 
@@ -285,6 +311,7 @@ class LlamaServerLauncher:
         async with self._preparing:
             if not self._reaped:
                 await asyncio.to_thread(self._pid_file.reap_leftovers)
+                await asyncio.to_thread(warm_up)
                 self._reaped = True
             if (known := self._finder.known) is None:
                 known = await self._finder.find()
@@ -294,13 +321,15 @@ class LlamaServerLauncher:
     async def launch(self, model: str, replica: ReplicaId, placement: Placement) -> LlamaServerChild:
         """See `Launcher.launch`."""
         capabilities = await self.prepare()
-        spec = self._specs[model]
+        spec = self._specs.get(model)
+        if spec is None:
+            raise LaunchError(f"{model} has been removed from the configuration")
         place = self._siblings.take(model)
         log = ChildLog(self._state_dir / "logs" / log_file_name(model, place.number))
         keeper: SlotKeeper | None = None
 
         async def spawn() -> Spawned:
-            return await self._spawn(capabilities, model, placement, log, keeper)
+            return await self._spawn(capabilities, model, placement, log, keeper, spec=spec)
 
         try:
             keeper = await asyncio.to_thread(self._keeping.keeper, model, spec, capabilities, alone=place.alone)
@@ -326,20 +355,28 @@ class LlamaServerLauncher:
 
     async def read_ahead(self, model: str, room: Callable[[], int]) -> None:
         """See `Launcher.read_ahead`."""
-        await read_ahead(self._specs[model].all_files, room)
+        if (spec := self._specs.get(model)) is not None:
+            await read_ahead(spec.all_files, room)
 
     async def _spawn(
-        self, capabilities: Capabilities, model: str, placement: Placement, log: ChildLog, keeper: SlotKeeper | None
+        self,
+        capabilities: Capabilities,
+        model: str,
+        placement: Placement,
+        log: ChildLog,
+        keeper: SlotKeeper | None,
+        *,
+        spec: LlamaServerSpec,
     ) -> Spawned:
         """Spawn on a port that is free now. Raises LaunchError; then nothing is left of it."""
-        port = self._ports.take()
-        key = secrets.token_urlsafe(32)
+        key, port = secrets.token_urlsafe(32), 0
         log.redact(key)
         try:
+            port = self._ports.take()
             process = await ChildProcess.start(
-                self._argv(capabilities, model, port, placement, None if keeper is None else keeper.path),
+                self._argv(capabilities, model, port, placement, None if keeper is None else keeper.path, spec=spec),
                 env=child_environment(
-                    self._specs[model].env,
+                    spec.env,
                     key=key,
                     gpus=[int(device.removeprefix("gpu:")) for device in placement.visible or placement.gpus],
                     hide_gpus=self._gpus_present,
@@ -353,10 +390,11 @@ class LlamaServerLauncher:
         except BaseException as error:
             self._ports.give_back(port)
             if isinstance(error, OSError):
-                raise LaunchError(f"cannot start {capabilities.name}: {error.strerror or error}") from error
+                message = f"cannot start {capabilities.name}: {error.strerror or error}"
+                raise LaunchError(message, passing=is_shortage(error)) from error
             raise
         log.note(f"{capabilities.name} started, pid {process.pid}, port {port}")
-        return Spawned(port, key, process)
+        return Spawned(port, key, process, OomWitness(process.pid))
 
     def _make_working_dir(self) -> Path:
         try:
@@ -370,9 +408,15 @@ class LlamaServerLauncher:
         await self._guard.close()
 
     def _argv(
-        self, capabilities: Capabilities, model: str, port: int, placement: Placement, slot_save_path: Path | None
+        self,
+        capabilities: Capabilities,
+        model: str,
+        port: int,
+        placement: Placement,
+        slot_save_path: Path | None,
+        *,
+        spec: LlamaServerSpec,
     ) -> tuple[str, ...]:
-        spec = self._specs[model]
         return build_argv(
             capabilities,
             alias=model,
@@ -384,5 +428,6 @@ class LlamaServerLauncher:
             shares=placement.shares,
             # A command line flag of ours would override what the model's own environment says.
             cache_ram_mb=None if "LLAMA_ARG_CACHE_RAM" in spec.env else self._cache_ram_mb,
+            checkpoints=spec.checkpoints,
             slot_save_path=slot_save_path,
         )

@@ -4,6 +4,7 @@
 checked: the rest of the program never meets a half-valid setting.
 """
 
+from router.config.changes import Changes, Reloaded, compare
 from router.config.environment import read_environment
 from router.config.files import shard_files
 from router.config.flags import flag_value, has_flag
@@ -17,11 +18,14 @@ __all__ = [
     "RESERVED",
     "RESERVED_ENDINGS",
     "ApiConfig",
+    "Changes",
     "ClientKey",
     "Keys",
     "ModelConfig",
+    "Reloaded",
     "Settings",
     "SystemConfig",
+    "compare",
     "config_file",
     "flag_value",
     "has_flag",

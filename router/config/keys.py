@@ -22,6 +22,8 @@ MIN_LENGTH = 8
 VARIABLES = ("API_KEY", "API_KEYS", "ADMIN_API_KEY", "METRICS_TOKEN")
 _DEFAULT = "default"
 _ADMIN, _METRICS = OTHER_KEYS
+# Of each key that has a variable of its own.
+VARIABLE_OF = {_DEFAULT: "API_KEY", _ADMIN: "ADMIN_API_KEY", _METRICS: "METRICS_TOKEN"}
 _MOST_FILE = 4096  # bytes
 
 
@@ -96,7 +98,7 @@ def read_keys(environ: Mapping[str, str], api: ApiConfig, folder: Path, problems
         folder: of relative `key_file`s.
     """
     written = [
-        *(_Written(name, role, environ[name]) for name, role in _ALONE.items() if name in environ),
+        *(_Written(name, role, environ[name]) for role, name in VARIABLE_OF.items() if name in environ),
         *_listed(environ.get("API_KEYS", ""), problems),
         *(_sourced(name, source, environ, folder) for name, source in api.api_keys.items()),
     ]
@@ -112,9 +114,6 @@ def read_keys(environ: Mapping[str, str], api: ApiConfig, folder: Path, problems
             continue
         found[one.name], origins[key.digest] = key, one.where
     return Keys(admin=found.pop(_ADMIN, None), metrics=found.pop(_METRICS, None), clients=tuple(found.values()))
-
-
-_ALONE = {"API_KEY": _DEFAULT, "ADMIN_API_KEY": _ADMIN, "METRICS_TOKEN": _METRICS}
 
 
 def _listed(text: str, problems: list[Problem]) -> Iterator[_Written]:

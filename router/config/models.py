@@ -5,6 +5,7 @@ The tables of docs/configuration.md are tested against these classes.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -92,9 +93,16 @@ def _to_key_source(value: Any) -> Any:
     return {"key": value} if isinstance(value, str) else value
 
 
+def _check_network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise refuse("expected an address or a network", 'e.g. "127.0.0.1", "10.0.0.0/8" or "::1"') from None
+
+
 def _check_devices(value: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(value)) != len(value):
-        raise refuse("expected each device once")
+        raise refuse(f"expected each device once, got {list(value)}")
     return value
 
 
@@ -148,7 +156,7 @@ Seconds = Annotated[float, Field(gt=0, le=_LONGEST_SEC, allow_inf_nan=False)]
 MaybeSeconds = Annotated[float, Field(ge=0, le=_LONGEST_SEC, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PingInterval = Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)]  # many clients give a silent server 60 s
-SendTimeout = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
+ClientTimeout = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
 FilePath = Annotated[Path, BeforeValidator(_to_path)]
 Variable = Annotated[str, AfterValidator(_check_variable)]
 VariableValue = Annotated[str, AfterValidator(_check_variable_value)]
@@ -188,6 +196,7 @@ class ApiConfig(_Section):
     cors_origins: Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], FromList] = ()
     max_body_mb: Count = 64
     max_buffered_mb: Count = 1024
+    max_text_mb: Count = 8
     api_keys: Mapping[KeyName, Annotated[KeySource, BeforeValidator(_to_key_source)]] = Field(
         default_factory=dict, repr=False
     )
@@ -195,7 +204,14 @@ class ApiConfig(_Section):
     allowed_hosts: Annotated[tuple[Annotated[str, AfterValidator(_check_allowed_host)], ...], FromList] = ()
     log_prompts: bool = False
     stream_ping_sec: PingInterval = 15.0
-    send_timeout_sec: SendTimeout = 60.0
+    send_timeout_sec: ClientTimeout = 60.0
+    header_timeout_sec: ClientTimeout = 20.0
+    body_timeout_sec: ClientTimeout = 60.0
+    keep_alive_sec: ClientTimeout = 75.0
+    max_connections: Count = 12_000
+    max_connections_per_peer: Count = 1024
+    max_open_requests: Count = 4096
+    forwarded_allow_ips: Annotated[tuple[Annotated[str, AfterValidator(_check_network)], ...], FromList] = ()
 
 
 class PriorityOffsets(_Section):
@@ -236,7 +252,10 @@ class SystemConfig(_Section):
     memory_budget_mb: Count | None = None
     base_port: Annotated[int, Field(ge=1, le=MAX_PORT)] = 8085
     health_interval_sec: Seconds = 30.0
+    health_failures: Count = 3
     restart_grace_sec: Seconds = 10.0
+    drain_timeout_sec: NotNegative = 30.0
+    max_rss_mb: Count | None = None
     state_dir: FilePath = Path(".llama-router")
     keep_conversations: bool = True
     keep_conversations_mb: Count = 4096
@@ -249,6 +268,7 @@ class ModelConfig(_Section):
         flags: handed to llama-server as they are, each flag and each value an element of its own.
         env: for the child alone. Values may be secret: never log them.
         idle_timeout_sec: None = `system.idle_timeout_sec`.
+        max_rss_mb: None = `system.max_rss_mb`.
         exclusive_with: names or aliases of other models.
         min_replicas: kept in memory, as long as there is room.
         max_replicas: loaded at most when many wait and memory is idle.
@@ -267,6 +287,7 @@ class ModelConfig(_Section):
     pinned: bool = False
     evict_cost: NotNegative = 1.0
     exclusive_with: Annotated[tuple[str, ...], FromList] = ()
+    max_rss_mb: Count | None = None
     min_replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] = 0
     max_replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
 

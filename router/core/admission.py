@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.core.forecast import expected_wait
+from router.core.forecast import expected_wait, shortage
 from router.core.lifecycle import Health
 from router.core.records import Model, State
 from router.core.types import Reject, RejectCode, Ticket
@@ -17,15 +17,17 @@ _AVAILABLE = Health.AVAILABLE  # looking up a member takes its time
 
 def refusal(state: State, model: Model, ticket: Ticket, now: float, *, closing: bool) -> Reject | None:
     """Why the ticket may not join the queue; None when it may. A model whose back-off is over may be tried again."""
-    if model.health is _AVAILABLE and not closing and len(model.queue) < state.policy.max_queue:
+    is_shut = closing or model.retired
+    if model.health is _AVAILABLE and not is_shut and len(model.queue) < state.policy.max_queue:
         return None
 
     def reject(code: RejectCode, message: str, retry_after: float | None = None) -> Reject:
         return Reject(ticket.id, name, code, message, retry_after)
 
     name = model.spec.name
-    if closing:
-        return reject(RejectCode.SHUTTING_DOWN, SHUTTING_DOWN, RETRY_ELSEWHERE)
+    if is_shut:
+        told = (SHUTTING_DOWN, RETRY_ELSEWHERE) if closing else (removed(name), None)
+        return reject(RejectCode.SHUTTING_DOWN if closing else RejectCode.REMOVED, *told)
     if model.health is Health.FAILED:
         return reject(RejectCode.FAILED, f"Model '{name}' has failed and waits for a reset: {model.reason}")
     if not ticket.again and model.health is Health.BACKOFF and model.retry_at is not None and now < model.retry_at:
@@ -37,10 +39,17 @@ def refusal(state: State, model: Model, ticket: Ticket, now: float, *, closing: 
     return None
 
 
+def removed(model: str) -> str:
+    """What those are told who asked for a model before it left the configuration."""
+    return f"The model '{model}' has been removed from the configuration."
+
+
 def timed_out(state: State, model: Model, ticket: Ticket, now: float) -> Reject:
     """What a waiter is told at its deadline."""
     waited = now - ticket.arrived
     message = f"No slot of model '{ticket.model}' became free within {waited:.0f} s ({model.status} now)."
+    if lacks := shortage(state, model):
+        message = f"{message} It waits for room: it {lacks}."
     retry_after = _bounded(expected_wait(state, model, model.queue.width, now))
     return Reject(ticket.id, ticket.model, RejectCode.TIMEOUT, message, retry_after)
 

@@ -94,6 +94,10 @@ class Experience:
     _demand: float = 0.0
     _demand_at: float = 0.0
 
+    def begin_anew(self, size: int, load_seconds: float | None) -> None:
+        """The model is another now, asked for as before: what is known of its speed does not hold any more."""
+        self.size, self.load, self.service = size, Average(load_seconds), Average()
+
     @property
     def load_seconds(self) -> float:
         """From the start of a child to READY: measured, else guessed from the size."""

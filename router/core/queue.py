@@ -99,6 +99,11 @@ class TicketQueue(LazyHeap[Ticket]):
         self._counts = dict.fromkeys(Priority, 0)
         self.width = 0  # slots that all of them will take
 
+    def adopt(self, offsets: Mapping[Priority, float], slots: int) -> None:
+        """Go by other offsets and slots from now on. The keys of those who wait stay as they are."""
+        self._offsets, self._slots = offsets, slots
+        self.width = self.width_of(self)
+
     def enter(self, ticket: Ticket) -> None:
         self.push(ticket.arrived + self._offsets[ticket.priority], ticket.id, ticket)
         self._counts[ticket.priority] += 1

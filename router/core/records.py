@@ -71,6 +71,7 @@ class Replica:
         allocated: its load has all the memory that it takes.
         cut: what llama.cpp has left out to make it fit, in words.
         known: the beginnings of prompts that it has read.
+        stale: its model is configured otherwise by now, so that it will not be kept, and what it shows is no lesson.
         since: when it came into its state.
     """
 
@@ -90,6 +91,7 @@ class Replica:
     allocated: bool = False
     cut: str = ""
     known: Known = field(default_factory=Known)
+    stale: bool = False
     since: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -113,6 +115,11 @@ class Replica:
         """Whether it has had a lease, so that what it is seen to hold is what it holds at work."""
         return self.ready is not None and self.last_used > self.ready
 
+    @property
+    def may_stay(self) -> bool:
+        """Whether it is on its way out for no reason but that nobody wanted it."""
+        return self.state is ReplicaState.DRAINING and self.makes_room_for is None and not self.stale
+
     def has_room_for(self, ticket: Ticket) -> bool:
         """Whether it serves, and has the slots free that the ticket takes."""
         free = self.slots - self.busy
@@ -129,10 +136,12 @@ class Model:
         promised: another makes room for it, or did.
         yielded: when it last made room for another while it had work.
         lower_need: what was thought that it takes, while it is tried with more after it ran out of memory.
+        misfit: it was wanted last, and cannot fit.
         ejected: an operator wants none of it in memory until somebody asks for it.
         setbacks: failures of replicas beside others of the model.
         grows_at: before that no replica is loaded beside others.
         looks_at: before that a longer line is no reason to think about one more.
+        retired: it is not configured any more; its name is kept for those who still ask about it.
     """
 
     spec: ModelSpec
@@ -152,9 +161,11 @@ class Model:
     promised: bool = False
     yielded: float = -math.inf
     lower_need: Need | None = None
+    misfit: bool = False
     ejected: bool = False
     grows_at: float = -math.inf
     looks_at: float = -math.inf
+    retired: bool = False
 
     @classmethod
     def of(cls, spec: ModelSpec, policy: Policy) -> Model:
@@ -214,6 +225,28 @@ class Model:
             return free[0] if free else None
         return max(free, key=lambda replica: (replica.known.depth(ticket.marks), replica.slots - replica.busy))
 
+    def adopt(self, spec: ModelSpec, policy: Policy, *, anew: bool) -> None:
+        """Be configured like this from now on; `anew`: what its replicas have shown so far does not count any more."""
+        before, self.spec = self.spec, spec
+        self.queue.adopt(policy.priority_offsets, spec.slots)
+        self.failures.adopt(policy)
+        self.setbacks.adopt(policy)
+        self.looks_at = -math.inf
+        if not anew:
+            self.need = spec.need if self.need == before.need else self.need
+            return
+        self.need, self.lower_need = spec.need, None
+        self.experience.begin_anew(spec.need.total, spec.load_seconds)
+        self.forget_failures()
+
+    def forget_failures(self) -> None:
+        """It may be tried again, as if it had never failed."""
+        self.failures.clear()
+        self.setbacks.clear()
+        self.grows_at = -math.inf
+        if self.health is not Health.AVAILABLE:
+            self.recover()
+
     def raise_need(self, need: Need) -> None:
         """Try it with more; `lower` takes that back."""
         self.lower_need, self.need = self.need, need
@@ -230,6 +263,8 @@ class Model:
     def status(self) -> Status:
         if self.is_hungry:
             return Status.LOADING  # it waits for room
+        if self.misfit and not self.replicas:
+            return Status.FAILED
         leader = self.leader
         return outward(None if leader is None else leader.state, self.health)
 
@@ -293,6 +328,10 @@ class State:
     growing: tuple[Model, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.survey()
+
+    def survey(self) -> None:
+        """To be called when other models are configured."""
         self.growing = tuple(
             model for model in self.models.values() if model.spec.min_replicas or model.spec.max_replicas > 1
         )

@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from router.core.admission import SHUTTING_DOWN
 from router.core.affinity import Marks
@@ -27,6 +27,7 @@ from router.core.types import (
     ModelView,
     Policy,
     Priority,
+    Recycled,
     Reject,
     ReplicaId,
     Start,
@@ -63,6 +64,7 @@ from router.errors import (
 
 _log = logging.getLogger(__name__)
 _TIMER_SLACK = 0.002
+_CLOSING_GRACE = 0.4  # for a child that is idle as the router ends: it has nothing left to do
 _LAST_WORDS = 100  # lines of a dead child's log
 _SERVING = (Status.READY, Status.DRAINING)
 
@@ -101,7 +103,7 @@ class Engine:
         self._supervisors: dict[ReplicaId, Supervisor] = {}
         self._supervised: set[asyncio.Task[None]] = set()
         self._background: set[asyncio.Task[None]] = set()
-        self._statuses: dict[str, Status] = dict.fromkeys(self.names, Status.OFF)
+        self._statuses: dict[str, Status] = {}  # as last told; off where nothing has been
         self._load_started: dict[ReplicaId, float] = {}
         self._last_words: dict[str, str] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -128,12 +130,19 @@ class Engine:
         for supervisor in self._supervisors.values():
             supervisor.abort_leases(ShuttingDown(SHUTTING_DOWN))
 
+    def hurry(self) -> None:
+        """Leave nobody any time: what runs is ended, and children are killed."""
+        self.begin_close()
+        self.abort_all()
+        for supervisor in self._supervisors.values():
+            supervisor.finish(grace=0.0)
+
     async def close(self) -> None:
         """End every child. Whoever waits or runs until now is told; waiting for them first is the caller's."""
         self.begin_close()
         self.abort_all()
         for supervisor in list(self._supervisors.values()):
-            supervisor.stop(force=False)
+            supervisor.finish(grace=_CLOSING_GRACE)
         if self._supervised:
             await asyncio.wait(self._supervised, timeout=self._limits.stop_grace + self._limits.reclaim_timeout)
         for task in (*self._supervised, *self._background):
@@ -212,11 +221,11 @@ class Engine:
         if not self.accepting:
             raise ShuttingDown(SHUTTING_DOWN, retry_after=5)
         view = self.view(model)
-        if view.status is Status.FAILED and view.retry_at is None:
+        if view.status is Status.FAILED and view.retry_at is None and not view.misfit:
             raise ModelFailed(f"Model '{model}' has failed and waits for a reset: {view.reason}")
         self._apply(self._scheduler.load(model, self.clock(), evict=evict))
         view = self.view(model)
-        if evict and view.status is Status.OFF and view.reason:  # the planner has found that it can never fit
+        if evict and view.misfit:
             raise ModelTooLarge(f"Model '{model}' {view.reason}")
 
     async def wait_ready(self, model: str, *, timeout: float) -> None:
@@ -225,7 +234,7 @@ class Engine:
             async with asyncio.timeout(timeout):
                 while (view := self.view(model)).status is not Status.READY:
                     if view.status is Status.FAILED:
-                        raise ModelFailed(f"Model '{model}' {view.reason}")
+                        raise (ModelTooLarge if view.misfit else ModelFailed)(f"Model '{model}' {view.reason}")
                     if view.status is Status.OFF:
                         raise ModelEjected(f"Model '{model}' {view.reason or 'was unloaded meanwhile'}.")
                     await self._news.wait()
@@ -234,18 +243,33 @@ class Engine:
             raise QueueTimeout(message, retry_after=self.view(model).expected_wait) from None
 
     async def eject(self, model: str, *, force: bool) -> None:
-        """Unload a model and wait until it is out of memory; leases run to their end first, unless `force`."""
+        """Unload a model and wait until it is out of memory; leases run to their end first, unless `force`.
+
+        Returns as well when somebody has it loaded again before they have ended.
+        """
         replicas = {one.id for one in self.view(model).replicas}
         for supervisor in (self._supervisors[replica] for replica in replicas & self._supervisors.keys()):
             if force:
                 supervisor.abort_leases(ModelEjected(f"Model '{model}' was ejected by an operator."))
         self._apply(self._scheduler.eject(model, self.clock(), force=force))
-        while any(one.id in replicas for one in self.view(model).replicas):
+        while any(one.id in replicas and one.status is not Status.READY for one in self.view(model).replicas):
             await self._news.wait()
 
     def reset(self, model: str) -> None:
         """Forget a model's failures."""
         self._apply(self._scheduler.reset(model, self.clock()))
+
+    def configure(
+        self, *, models: Iterable[ModelSpec], policy: Policy, limits: Limits, changed: Collection[str] = ()
+    ) -> None:
+        """Go by another configuration from now on, see `Scheduler.configure`. Models that left it are views for as
+        long as they hold memory, and no names any more."""
+        specs = tuple(models)
+        self.names = tuple(spec.name for spec in specs)
+        self._limits = limits
+        for supervisor in self._supervisors.values():
+            supervisor.adopt(limits)
+        self._apply(self._scheduler.configure(policy, specs, self.clock(), changed=changed))
 
     # -- views -------------------------------------------------------------------------------------------------------
 
@@ -259,7 +283,7 @@ class Engine:
         return self._scheduler.view(model, self.clock())
 
     def views(self) -> tuple[ModelView, ...]:
-        return tuple(self.view(name) for name in self.names)
+        return tuple(self.view(name) for name in (*self.names, *self._scheduler.former()))
 
     def troubles(self) -> tuple[str, ...]:
         """Why the scheduler does not keep its word, each in half a sentence; empty when it does."""
@@ -310,7 +334,8 @@ class Engine:
             case Start():
                 self._on_start(command)
             case Stop():
-                self._supervisors[command.replica].stop(force=command.force, keep=self.accepting and not command.force)
+                keep = self.accepting and command.keep and not command.force
+                self._supervisors[command.replica].stop(force=command.force, keep=keep)
             case WakeAt(at):
                 self._wake_at(at)
             case Changed(model):
@@ -319,6 +344,10 @@ class Engine:
                 _log.info("%s makes room for %s", model, for_model)
                 self._observer.evicted(model, for_model)
                 self._ahead.begin(for_model)
+            case Recycled(model, held):
+                _log.warning("%s is idle and holds %d MiB of RAM, more than max_rss_mb: it is started anew", model,
+                             held // 1024**2)  # fmt: skip
+                self._observer.recycled(model, held)
 
     def _on_grant(self, command: Grant) -> None:
         ticket = self._waiting.ticket(command.ticket)
@@ -365,7 +394,7 @@ class Engine:
 
     def _on_changed(self, model: str) -> None:
         view = self.view(model)
-        previous, self._statuses[model] = self._statuses[model], view.status
+        previous, self._statuses[model] = self._statuses.get(model, Status.OFF), view.status
         if view.status is not Status.LOADING:
             self._ahead.end(model)
         self._observer.model_changed(view, previous)
@@ -425,7 +454,7 @@ class Engine:
                 supervisor.replica,
                 ended.reason,
                 now,
-                timed_out=ended.timed_out,
+                timed_out=ended.passing,
                 exhausted=ended.exhausted,
                 peak=supervisor.peak,
             )

@@ -9,6 +9,7 @@ from router.errors import (
     ModelBackingOff,
     ModelEjected,
     ModelFailed,
+    ModelNotFound,
     ModelTooLarge,
     QueueFull,
     QueueTimeout,
@@ -25,6 +26,7 @@ _ERRORS: Mapping[RejectCode, type[RouterError]] = {
     RejectCode.TOO_LARGE: ModelTooLarge,
     RejectCode.EJECTED: ModelEjected,
     RejectCode.SHUTTING_DOWN: ShuttingDown,
+    RejectCode.REMOVED: ModelNotFound,
 }
 
 

@@ -61,8 +61,8 @@ class Counts:
     """
 
     __slots__ = ("conversations", "duration", "evictions", "first_byte", "generation_seconds", "load_phases",
-                 "load_seconds", "loads", "prompt_seconds", "replays", "requests", "restarts", "tokens_cached",
-                 "tokens_in", "tokens_out", "waits")  # fmt: skip
+                 "load_seconds", "loads", "prompt_seconds", "recycles", "replays", "requests", "restarts",
+                 "tokens_cached", "tokens_in", "tokens_out", "waits")  # fmt: skip
 
     def __init__(self) -> None:
         self.requests = dict.fromkeys(REQUEST_STATUSES, 0)
@@ -75,6 +75,7 @@ class Counts:
         self.loads = {"success": 0, "failure": 0}
         self.evictions = 0
         self.restarts = 0
+        self.recycles = 0
         self.waits = [Spread(_WAIT_BUCKETS) for _ in Priority]
         self.first_byte = Spread(_FIRST_BYTE_BUCKETS)
         self.duration = Spread(_DURATION_BUCKETS)
@@ -99,6 +100,7 @@ _COUNTERS = (
     ("router_loads_total", "Finished loads by result.", "result", "loads"),
     ("router_evictions_total", "Unloads that made room for another model.", "", "evictions"),
     ("router_restarts_total", "Restarts after a replica died.", "", "restarts"),
+    ("router_recycles_total", "Idle replicas started anew for the RAM they held.", "", "recycles"),
     ("router_conversations_total", "Slots saved before an unload, restored after a load.", "event", "conversations"),
 )
 _HISTOGRAMS = (
@@ -151,19 +153,22 @@ class KeyCounts(Collector):
     """Requests by the key that was shown, in the names that the configuration gives them.
 
     Args:
-        names: whose series exist from the start; later ones, which come from the configuration too, are added.
+        names: whose series exist from the start.
     """
 
     NONE = "-"  # no key's name
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._counts = {name: dict.fromkeys(REQUEST_STATUSES, 0) for name in (*names, self.NONE)}
+        self._counts: dict[str, dict[RequestStatus, int]] = {}
+        self.adopt((*names, self.NONE))
+
+    def adopt(self, names: Iterable[str]) -> None:
+        """Count these too. What was counted of others stays."""
+        for name in names:
+            self._counts.setdefault(name, dict.fromkeys(REQUEST_STATUSES, 0))
 
     def add(self, key: str, status: RequestStatus) -> None:
-        counts = self._counts.get(key or self.NONE)
-        if counts is None:
-            counts = self._counts[key] = dict.fromkeys(REQUEST_STATUSES, 0)
-        counts[status] += 1
+        self._counts[key or self.NONE][status] += 1
 
     def describe(self) -> Sequence[Metric]:
         """Nothing, as above."""

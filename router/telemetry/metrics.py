@@ -13,9 +13,12 @@ from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, genera
 
 from router.core.types import ModelView, Priority, Status
 from router.engine.ports import ConversationEvent, LoadPhase
+from router.telemetry.connections import ConnectionCounts, ConnectionsCollector
 from router.telemetry.counts import Counts, CountsCollector, KeyCounts
 from router.telemetry.gauges import EngineGauges, Provider, SharedSampler
+from router.telemetry.heartbeat import Heartbeat
 from router.telemetry.records import RecentRequests, RequestRecord
+from router.telemetry.reloads import Reloads
 from router.telemetry.status import StatusBus
 
 
@@ -46,15 +49,28 @@ class Telemetry:
         self._counts = {name: Counts() for name in names}
         self._keys = KeyCounts(keys)
         self._gauges = EngineGauges()
+        self.connections = ConnectionCounts()
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(CountsCollector(self._counts))
         self.registry.register(self._keys)
         self.registry.register(self._gauges)
+        self.reloads = Reloads()
+        self.registry.register(self.reloads)
+        self.registry.register(ConnectionsCollector(self.connections))
+        self.heartbeat = Heartbeat()
+        self.registry.register(self.heartbeat)
         build = Gauge("router_build_info", "Always 1; the label is the version.", ["version"], registry=self.registry)
         build.labels(version).set(1)
         ProcessCollector(registry=self.registry)
         self.recent = RecentRequests(names, since=self._started)
         self.sampler = SharedSampler()
+
+    def adopt(self, models: Iterable[str], keys: Iterable[str] = ()) -> None:
+        """Count these from now on. What was counted of others stays: a counter never goes back."""
+        for name in models:
+            self._counts.setdefault(name, Counts())
+            self.recent.adopt(name)
+        self._keys.adopt(keys)
 
     def attach(self, engine: Provider) -> None:
         """Name the engine that gauges are read from; it is made after its observer."""
@@ -114,3 +130,6 @@ class Telemetry:
 
     def restarted(self, model: str) -> None:
         self._counts[model].restarts += 1
+
+    def recycled(self, model: str, held: int) -> None:  # noqa: ARG002 the port's signature
+        self._counts[model].recycles += 1

@@ -79,7 +79,14 @@ class RecentRequests:
         self._seconds = seconds
         self._per_model = per_model
         self._rings: dict[str, deque[RequestRecord]] = {model: deque(maxlen=per_model) for model in models}
+        self._since = since
         self._complete_since = dict.fromkeys(self._rings, since)
+
+    def adopt(self, model: str) -> None:
+        """Keep records of this model too."""
+        if model not in self._rings:
+            self._rings[model] = deque(maxlen=self._per_model)
+            self._complete_since[model] = self._since
 
     def add(self, record: RequestRecord) -> None:
         """Remember a request. Raises KeyError for a model that is not configured."""

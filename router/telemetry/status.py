@@ -34,10 +34,15 @@ class Subscription:
         if self._stale:
             return
         if len(self._views) >= self._limit:
-            self._views.clear()
-            self._stale = True
+            self.spoil()
         else:
             self._views.append(view)
+            self._wake.set()
+
+    def spoil(self) -> None:
+        """A fresh snapshot is to take the place of all that is queued."""
+        self._views.clear()
+        self._stale = True
         self._wake.set()
 
     def close(self) -> None:
@@ -80,6 +85,11 @@ class StatusBus:
         """Tell all listeners; never blocks."""
         for subscription in self._subscriptions:
             subscription.offer(view)
+
+    def refresh(self) -> None:
+        """Have all listeners take a fresh snapshot: more has changed than a view tells."""
+        for subscription in self._subscriptions:
+            subscription.spoil()
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:

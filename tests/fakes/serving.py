@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from router.api.protocol import KEEP_ALIVE_SEC, SEND_TIMEOUT_SEC
+from router.api.door import Door, Limits
 from router.api.server import config_of, listen
 
 
@@ -36,10 +37,12 @@ class Address:
 
 
 @asynccontextmanager
-async def served(
-    app: ASGIApp, *, send_timeout: float = SEND_TIMEOUT_SEC, keep_alive: float = KEEP_ALIVE_SEC
-) -> AsyncIterator[Address]:
-    config = config_of(app, graceful=2, send_timeout=send_timeout, keep_alive=keep_alive)
+async def served(app: ASGIApp, *, door: Door | None = None, **limits: Any) -> AsyncIterator[Address]:
+    """Args:
+    door: by which clients come in.
+    limits: of the door; those of `Limits`.
+    """
+    config = config_of(app, door=door or Door(Limits(**limits)))
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

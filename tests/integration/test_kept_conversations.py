@@ -14,10 +14,12 @@ import pytest
 
 from router.backends.llama_server import LlamaServerChild, LlamaServerLauncher, LlamaServerSpec
 from router.core.types import HOST, Placement
+from router.engine.ports import LaunchError
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.models import Models
 from tests.support.observing import metric, wait_for_status
 from tests.support.router import RunningRouter, free_port, router
+from tests.support.waiting import until
 
 ON_CPU = Placement({HOST: 1})
 STORY = "Once upon a time there was a token that nobody wanted to read a second time. " * 10
@@ -111,6 +113,20 @@ async def test_each_slot_has_its_own(site: Site) -> None:
     assert await site.cached() == len(STORY) + len(OTHER)
 
 
+async def test_what_no_model_can_go_on_with_is_cleared_away(site: Site) -> None:
+    await site.ask(STORY)
+    assert await site.swap() == (1, 1)
+    await site.child.save_conversations()
+    assert site.kept()
+    await site.launcher.tidy()
+    assert site.kept(), "nothing has changed"
+    site.launcher.adopt({}, working_dir=site.folder)
+    await site.launcher.tidy()
+    assert not site.kept()
+    with pytest.raises(LaunchError, match="removed from the configuration"):
+        await site.launcher.launch("m", 9, ON_CPU)
+
+
 async def test_a_conversation_that_goes_on_is_kept_once(site: Site) -> None:
     said = [STORY]
     for turn in range(3):
@@ -193,6 +209,32 @@ async def test_what_cannot_be_restored_is_dropped(site: Site) -> None:
     await site.ask(STORY)
     site.trouble("forget")
     assert await site.swap() == (1, 0)
+    assert site.kept() == []
+
+
+async def test_a_context_of_another_length_starts_cold_and_finds_its_own_again(site: Site) -> None:
+    await site.ask(STORY)
+    assert await site.child.save_conversations() == 1
+    await site.child.stop(grace=5)
+    site.trouble("shorten")
+    assert await site.start() == 0, "as if llama.cpp's fit had found less room this time"
+    site.trouble("")
+    assert await site.swap() == (0, 1)
+
+
+async def test_a_restore_that_is_given_up_leaves_nothing(site: Site) -> None:
+    await site.ask(STORY)
+    await site.child.save_conversations()
+    await site.child.stop(grace=5)
+    site.trouble("hang")
+    site.children.append(await site.launcher.launch("m", 2, ON_CPU))
+    async with asyncio.timeout(10):
+        await site.child.ready()
+    restoring = asyncio.create_task(site.child.restore_conversations())
+    await until(lambda: any(name.endswith(".part") for name in site.kept()))
+    restoring.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await restoring
     assert site.kept() == []
 
 

@@ -23,9 +23,9 @@ MODELS = [
     replace(cpu_model("pinned", 1), pinned=True, exclusive_with=frozenset("b")),
     replace(cpu_model("hot", 1, slots=2, idle_timeout=40), max_replicas=3),
     replace(gpu_model("kept", 3), min_replicas=2, max_replicas=2),
-    replace(cpu_model("one", 1), min_replicas=1, max_replicas=2, pinned=True),
 ]
 NAMES = [spec.name for spec in MODELS]
+POLICY = Policy(max_models=2, max_queue=5)
 MOST = {spec.name: spec.max_replicas for spec in MODELS}
 names = st.sampled_from(NAMES)
 # Taken by other processes all the time, on devices of which the models may have all.
@@ -34,11 +34,16 @@ OTHERS = {"host": 2 * GIB, "gpu:0": 5 * GIB, "gpu:1": 0}
 
 class RouterMachine(RuleBasedStateMachine):
     # Why a pinned model may be stopped.
-    WORDS = ("ejected", "nobody waits for it any more")
+    WORDS = (
+        "ejected",
+        "nobody waits for it any more",
+        "restarts with its new configuration",
+        "has been removed from the configuration",
+    )
 
     def __init__(self) -> None:
         super().__init__()
-        self.drive = Drive(MODELS, devices=[host(8), gpu(0), gpu(1, 11)], policy=Policy(max_models=2, max_queue=5))
+        self.drive = Drive(MODELS, devices=[host(8), gpu(0), gpu(1, 11)], policy=POLICY)
         self.asked: set[int] = set()
         self.left: set[int] = set()
         self.over: set[int] = set()
@@ -142,6 +147,12 @@ class RouterMachine(RuleBasedStateMachine):
     @rule(model=names)
     def reset(self, model: str) -> None:
         self.drive.reset(model)
+
+    @rule(left=st.sets(names, max_size=2), changed=st.sets(names, max_size=2))
+    def configure(self, left: set[str], changed: set[str]) -> None:
+        staying = [spec for spec in MODELS if spec.name not in left]
+        now = self.drive.now
+        self.drive.take(self.drive.scheduler.configure(POLICY, staying, now, changed=changed - left))
 
     @rule(seconds=st.floats(0, 90))
     def sleep(self, seconds: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from router.core.affinity import Marks
 from router.core.lifecycle import ReplicaState
@@ -22,6 +22,7 @@ from router.core.types import (
     Need,
     Policy,
     Priority,
+    Recycled,
     Reject,
     ReplicaId,
     Start,
@@ -65,6 +66,7 @@ class Drive:
         self.started: list[Start] = []
         self.stopped: list[Stop] = []
         self.evicted: list[Evicted] = []
+        self.recycled: list[tuple[str, int]] = []
         self.wake: float | None = None
         # What the devices show, and what the next replica to become ready holds; nothing is said unless a test does.
         self.readings: tuple[DeviceReading, ...] = ()
@@ -157,6 +159,11 @@ class Drive:
     def reset(self, model: str) -> None:
         self.take(self.scheduler.reset(model, self.now))
 
+    def configure(self, *models: ModelSpec, policy: Policy | None = None, changed: Collection[str] = ()) -> None:
+        """A new configuration with these models; the others have left it."""
+        self.specs = {spec.name: spec for spec in models}
+        self.take(self.scheduler.configure(policy or Policy(), models, self.now, changed=changed))
+
     def serve(self, model: str) -> TicketId:
         """Bring a cold model to READY with one request running on it."""
         ticket = self.ask(model)
@@ -202,6 +209,8 @@ class Drive:
                     self.stopped.append(command)
                 case Evicted():
                     self.evicted.append(command)
+                case Recycled(model, held):
+                    self.recycled.append((model, held))
                 case WakeAt(at):
                     self.wake = at if self.wake is None else min(self.wake, at)
                 case _:

@@ -93,6 +93,11 @@ class Wire:
         self._socket.connect((address.hostname, address.port or 80))
         self._received = b""
 
+    @property
+    def socket(self) -> socket.socket:
+        """To wait for."""
+        return self._socket
+
     def __enter__(self) -> Self:
         return self
 

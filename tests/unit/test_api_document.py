@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from router.api.app import create_api
 from router.api.figures import Health, Memory, ModelsHealth, QueueStats, Readiness, TelemetrySummary
 from router.api.routes.models import Greeting, ModelList
-from router.api.schemas import FailedModels, FullStatus, ModelAction, ModelStatus, StreamTicket
+from router.api.schemas import FailedModels, FullStatus, ModelAction, ModelStatus, ReloadReport, StreamTicket
 from router.api.services import Services
 from router.core.types import HOST, Device, DeviceKind, DeviceView, Status
 from router.errors import MethodNotAllowed, RouterError
@@ -172,6 +172,7 @@ def test_the_json_is_valid(block: str) -> None:
         ("/v1/models/load", ModelAction),
         ("/v1/models/eject", ModelAction),
         ("/v1/models/demo-large/reset", ModelAction),
+        ("/v1/reload", ReloadReport),
         ("/v1/stream-ticket", StreamTicket),
         ("/v1/queue/stats", QueueStats),
         ("/v1/telemetry/summary", TelemetrySummary),

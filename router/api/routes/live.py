@@ -73,7 +73,7 @@ async def status_events(services: Services) -> AsyncGenerator[ServerSentEvent, N
     with services.status.subscribe() as changes:
         async for view in changes:
             if view is None:
-                yield _event("full_status", full_status(services.engine))
+                yield _event("full_status", full_status(services))
             else:
                 yield _event("model_update", model_update(services.engine, view))
 

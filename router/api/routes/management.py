@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
@@ -16,12 +17,14 @@ from router.api.schemas import (
     LoadRequest,
     ModelAction,
     ModelStatus,
+    ReloadReport,
     StreamTicket,
     request_body,
 )
 from router.api.snapshot import full_status, model_status
 from router.api.tickets import LIFETIME_SEC
 from router.core.types import Status
+from router.errors import ConfigRefused
 
 router = APIRouter(tags=["management"], responses=failures(*ANYWHERE))
 
@@ -29,13 +32,13 @@ router = APIRouter(tags=["management"], responses=failures(*ANYWHERE))
 @router.get("/v1/models/status", response_model_exclude_none=True)
 async def all_status(services: ServicesDep) -> FullStatus:
     """The state of every model."""
-    return full_status(services.engine)
+    return full_status(services)
 
 
 @router.get("/v1/models/failed", response_model_exclude_none=True)
 async def failed(services: ServicesDep) -> FailedModels:
     """The models that could not be loaded or died, with the reason."""
-    models = full_status(services.engine).models
+    models = full_status(services).models
     return FailedModels(models={name: model for name, model in models.items() if model.status is Status.FAILED})
 
 
@@ -68,7 +71,8 @@ async def load(
 async def eject(body: Annotated[EjectRequest, Depends(body_of(EjectRequest))], services: ServicesDep) -> ModelAction:
     """Unload a model once what runs on it has ended, or at once with `force`; answers when it is off.
 
-    A client that does not wait for the answer changes nothing.
+    It also answers when the model is ready again, because somebody has asked to load it meanwhile. A client that does
+    not wait for the answer changes nothing.
     """
     model = configured_model(services.settings, body.model)
     await services.engine.eject(model, force=body.force)
@@ -80,6 +84,17 @@ async def reset(model: ModelInPath, services: ServicesDep) -> ModelAction:
     """Forget a model's failures, so that the next request tries to load it."""
     services.engine.reset(model)
     return ModelAction(model=model, status=services.engine.view(model).status)
+
+
+@router.post("/v1/reload", responses=failures(400, 503))
+async def reload(services: ServicesDep) -> ReloadReport:
+    """Read the configuration anew. What has not changed is left alone; a configuration with mistakes changes nothing.
+
+    A client that does not wait for the answer changes nothing.
+    """
+    if services.reload is None:
+        raise ConfigRefused("This router was not started from a configuration that can be read anew.")
+    return ReloadReport.model_validate(asdict(await services.reload()))
 
 
 @router.post("/v1/stream-ticket", responses=failures(503))

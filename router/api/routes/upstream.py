@@ -50,7 +50,11 @@ class UpstreamEndpoint:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._most_parts = max((name.count("/") + 1 for name in services.settings.known_names), default=0)
+        self._most_parts: int
+        services.follow(self._adopt)
+
+    def _adopt(self, settings: Settings) -> None:
+        self._most_parts = max((name.count("/") + 1 for name in settings.known_names), default=0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         settings, method = self._services.settings, scope["method"]

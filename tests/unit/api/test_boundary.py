@@ -121,7 +121,7 @@ async def test_each_request_is_one_line(router: Site) -> None:
     )
     await router.client.get("/a%0Ab%1b[31m")
     first, second = router.access_lines()
-    assert first.startswith("method=POST path=/v1/chat/completions status=200 ms=")
+    assert first.startswith("client=127.0.0.1 method=POST path=/v1/chat/completions status=200 ms=")
     assert first.endswith(" model=chat bytes=11 id=7 key=-")
     assert "secret" not in first
     assert 'path="/a\\nb\\u001b[31m" status=404' in second

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,13 +28,13 @@ Relay = Callable[[Cycle], Awaitable[None]]
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, **limits: float) -> AsyncIterator[Address]:
+async def serving(app: ASGIApp, **limits: Any) -> AsyncIterator[Address]:
     async with asyncio.timeout(20), served(app, **limits) as address:
         yield address
 
 
 @asynccontextmanager
-async def relaying(relay: Relay, **limits: float) -> AsyncIterator[Address]:
+async def relaying(relay: Relay, **limits: Any) -> AsyncIterator[Address]:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await relay(cycle_of(scope))
 
@@ -322,10 +322,10 @@ async def test_trailers_are_not_the_next_requests_headers() -> None:
         client.start(200, [])
         client.end()
 
-    chunked = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx-trailer: 1\r\n\r\n"
+    chunked = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx-trailer: 1\r\n\r\n"
     async with relaying(relay) as address:
         await address.say(chunked + CLOSING)
-    assert heard == [b"transfer-encoding", b"host", b"connection"]
+    assert heard == [b"host", b"transfer-encoding", b"host", b"connection"]
 
 
 async def test_a_body_that_is_here_is_taken_without_waiting() -> None:
@@ -348,7 +348,7 @@ async def test_a_client_that_hesitates_is_invited_to_send_its_body() -> None:
 
     async with serving(app) as address:
         reader, writer = await address.connect()
-        writer.write(b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b"hi")
         answer = await reader.readuntil(b"hi")
@@ -357,7 +357,7 @@ async def test_a_client_that_hesitates_is_invited_to_send_its_body() -> None:
 
 
 async def test_one_whose_body_is_not_wanted_is_not_and_the_connection_ends() -> None:
-    head = b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
     answer = await sent_by_app(OK, BODY, request=head)
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"connection: close" in answer
@@ -396,7 +396,7 @@ async def test_an_early_answer_leaves_the_connection_in_order() -> None:
 
     async with relaying(relay) as address:
         reader, writer = await address.connect()
-        writer.write(b"POST / HTTP/1.1\r\ncontent-length: 200000\r\n\r\n")
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n")
         await reader.readuntil(b"0\r\n\r\n")
         writer.write(bytes(200_000) + CLOSING)
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
@@ -484,7 +484,7 @@ async def test_nothing_more_is_answered_until_the_client_takes_what_it_has() -> 
         client.end(bytes(8 * MIB))
         answered += 1
 
-    async with relaying(relay, keep_alive=0.05) as address, relaying(relay, keep_alive=0.1) as other:
+    async with relaying(relay, keep_alive=0.05) as address, relaying(relay, header_timeout=0.1) as other:
         with small_socket(address) as sock:
             sock.send(GET + GET + CLOSING)
             await eventually(lambda: answered == 1)
@@ -539,7 +539,7 @@ UPLOADS = [70_000, 300_000]
 
 
 @pytest.mark.parametrize("request_", [
-    *(b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % size + bytes(size) for size in UPLOADS),
+    *(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size + bytes(size) for size in UPLOADS),
     GET + GET,
     GET + b"\0garbage",
 ], ids=[*map(str, UPLOADS), "another request", "garbage"])  # fmt: skip

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from router.api import envelope
 from router.api.envelope import Envelope, parse_json
-from router.errors import InvalidRequest
+from router.errors import InvalidRequest, UnsupportedEncoding
 
 NINES = b"9" * 4301
 
@@ -174,10 +174,17 @@ def judged(body: bytes) -> str:
 
 
 def told(body: bytes) -> str:
-    words = {"not UTF-8": "UTF-8", "deeply": "deep", "not valid JSON": "JSON", "digits": "digits", "object": "object"}
+    words = {
+        "not UTF-8": "UTF-8",
+        "Compressed": "UTF-8",
+        "deeply": "deep",
+        "not valid JSON": "JSON",
+        "digits": "digits",
+        "object": "object",
+    }
     try:
         parse_json(body)
-    except InvalidRequest as error:
+    except (InvalidRequest, UnsupportedEncoding) as error:
         return next(word for phrase, word in words.items() if phrase in error.message)
     return "ok"
 

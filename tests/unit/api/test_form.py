@@ -1,5 +1,9 @@
 """The model's name inside a multipart form."""
 
+from __future__ import annotations
+
+import asyncio
+
 import pytest
 
 from router.api.form import field_of
@@ -15,25 +19,25 @@ def form(*parts: tuple[str, bytes]) -> bytes:
     return body + b"--x--\r\n"
 
 
-def test_the_field_is_found_among_others() -> None:
+async def test_the_field_is_found_among_others() -> None:
     body = form(('name="file"; filename="a.wav"', b"\r\n--y\r\n\0" * 999), ('name="model"', "ünï".encode()))
-    assert field_of(body, TYPE, "model") == "ünï"
+    assert await field_of(body, TYPE, "model") == "ünï"
 
 
-def test_the_first_one_counts() -> None:
-    assert field_of(form(('name="model"', b"a"), ('name="model"', b"b")), TYPE, "model") == "a"
+async def test_the_first_one_counts() -> None:
+    assert await field_of(form(('name="model"', b"a"), ('name="model"', b"b")), TYPE, "model") == "a"
 
 
-def test_none_when_it_is_not_there() -> None:
-    assert field_of(form(('name="file"', b"model")), TYPE, "model") is None
+async def test_none_when_it_is_not_there() -> None:
+    assert await field_of(form(('name="file"', b"model")), TYPE, "model") is None
 
 
-def test_an_empty_one_is_empty() -> None:
-    assert field_of(form(('name="model"', b"")), TYPE, "model") == ""
+async def test_an_empty_one_is_empty() -> None:
+    assert await field_of(form(('name="model"', b"")), TYPE, "model") == ""
 
 
-def test_a_huge_value_is_not_collected() -> None:
-    found = field_of(form(('name="model"', b"a" * 10_000_000)), TYPE, "model")
+async def test_a_huge_value_is_not_collected() -> None:
+    found = await field_of(form(('name="model"', b"a" * 10_000_000)), TYPE, "model")
     assert found is not None
 
 
@@ -46,6 +50,32 @@ def test_a_huge_value_is_not_collected() -> None:
         (b"nonsense", TYPE),
     ],
 )
-def test_what_is_no_form_is_refused(body: bytes, kind: str) -> None:
+async def test_what_is_no_form_is_refused(body: bytes, kind: str) -> None:
     with pytest.raises(InvalidRequest):
-        field_of(body, kind, "model")
+        await field_of(body, kind, "model")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"--x\r\na: b\r\n\r\n\r\n" * 100_000, b"--x\r\n" + b"a: b\r\n" * 100_000, b"--x\r\na: " + b"b" * 100_000],
+    ids=["parts", "headers", "one header"],
+)
+async def test_too_many_headers_are_not_read_to_the_end(body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=r"more than|Maximum"):
+        await field_of(body, TYPE, "model")
+
+
+async def test_others_have_their_turn_meanwhile() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(other())
+        await field_of(form(('name="file"', bytes(1024 * 1024)), ('name="model"', b"a")), TYPE, "model")
+        task.cancel()
+    assert turns > 10

@@ -85,6 +85,7 @@ async def test_further_keys_are_told(page: dict[str, Any]) -> None:
         "POST /v1/models/load": [admin],
         "POST /v1/models/eject": [admin],
         "POST /v1/models/{alias}/reset": [admin],
+        "POST /v1/reload": [admin],
     }
     schemes = page["components"]["securitySchemes"]
     assert {name for key in (*KEYS, token, ticket, admin) for name in key} == schemes.keys()

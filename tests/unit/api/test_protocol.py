@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from router.api import protocol
 from router.api.cycle import cycle_of
+from router.api.door import Door, Limits
 from tests.fakes.serving import Address, eventually, served
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -62,12 +64,11 @@ async def test_versions() -> None:
     "garbage",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # a TLS client's first words
-        b"GET /\xfc HTTP/1.1\r\n\r\n",
-        b"GET /?\xfc HTTP/1.1\r\n\r\n",
-        b"POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
-        b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n",
-        b"CONNECT x HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\na b: c\r\n\r\n",
+        b"GET /\xfc HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /?\xfc HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\na b: c\r\n\r\n",
     ],
 )
 async def test_what_is_no_http_is_told_so(garbage: bytes) -> None:
@@ -93,11 +94,38 @@ async def test_a_body_that_stops_being_http_is_told_so_and_the_request_is_over()
 
     async with served(app) as address:
         reader, writer = await address.connect()
-        writer.write(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
         await reading.wait()
         writer.write(b"garbage\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 400")
         await over.wait()
+        writer.close()
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_one_that_sends_on_is_left_after_a_while(answered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_LINGER_SEC", 0.05)
+    door = Door(Limits(keep_alive=0.2))
+    reading = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        cycle = cycle_of(scope)
+        if answered:
+            cycle.start(200, [])
+            cycle.flush()
+        reading.set()
+        await receive()
+        if answered:
+            cycle.break_off()
+        else:
+            await receive()
+
+    async with served(app, door=door) as address:
+        _, writer = await address.connect()
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        await reading.wait()
+        writer.write(b"1\r\na\r\n" if answered else b"garbage\r\n")
+        await eventually(lambda: door.counts.open == 0)
         writer.close()
 
 
@@ -123,7 +151,7 @@ async def test_garbage_after_a_request_does_not_get_into_its_answer() -> None:
         writer.close()
 
 
-@pytest.mark.parametrize("begin", [b"GET / HTTP/1.1\r\nx: ", b"GET /"])
+@pytest.mark.parametrize("begin", [b"GET / HTTP/1.1\r\nhost: x\r\nx: ", b"GET /"])
 async def test_a_head_without_an_end_is_not_collected(begin: bytes) -> None:
     async with served(echo) as address:
         answer = await address.say(begin + b"a" * 300_000)
@@ -134,7 +162,7 @@ async def test_a_head_without_an_end_is_not_collected(begin: bytes) -> None:
 async def test_trailers_without_an_end_are_not_collected() -> None:
     async with served(echo) as address:
         reader, writer = await address.connect()
-        writer.write(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n" + b"x: 1\r\n" * 200_000)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n" + b"x: 1\r\n" * 200_000)
         async with asyncio.timeout(5):
             with contextlib.suppress(ConnectionResetError):
                 assert (await reader.read()).count(b"HTTP/1.1") == 1
@@ -143,8 +171,8 @@ async def test_trailers_without_an_end_are_not_collected() -> None:
 
 async def test_an_upgrade_is_not_taken_up_and_the_request_is_answered_as_it_is() -> None:
     upgrade = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: \r\n"
-    post = b"POST /1 HTTP/1.1\r\n" + upgrade + b"content-length: 2\r\n\r\nhi"
-    get = b"GET /2 HTTP/1.1\r\n" + upgrade + b"\r\n"
+    post = b"POST /1 HTTP/1.1\r\nhost: x\r\n" + upgrade + b"content-length: 2\r\n\r\nhi"
+    get = b"GET /2 HTTP/1.1\r\nhost: x\r\n" + upgrade + b"\r\n"
     async with served(echo) as address:
         together = await address.say(post + get + CLOSING)
         reader, writer = await address.connect()
@@ -159,27 +187,33 @@ async def test_an_upgrade_is_not_taken_up_and_the_request_is_answered_as_it_is()
     assert together.index(b'"path": "/1"') < together.index(b'"path": "/2"') < together.index(b'"path": "/"')
 
 
-@pytest.mark.parametrize("said", [b"", b"GET / HTT"], ids=["nothing", "part of a head"])
-async def test_a_client_that_asks_for_nothing_is_not_kept(said: bytes) -> None:
-    async with served(echo, keep_alive=0.05) as address:
-        assert await address.say(said) == b""
+async def test_a_client_that_asks_for_nothing_is_not_kept() -> None:
+    async with served(echo, header_timeout=0.05) as address:
+        assert await address.say(b"") == b""
+
+
+async def test_one_that_stops_within_a_head_is_told_so() -> None:
+    async with served(echo, header_timeout=0.05) as address:
+        answer = await address.say(b"GET / HTT")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"header_timeout_sec" in answer
 
 
 async def test_one_that_has_asked_is_kept_for_a_while() -> None:
-    async with served(echo, keep_alive=0.05) as address:
+    async with served(echo, header_timeout=0.05, keep_alive=0.1) as address:
         assert (await address.say(GET)).startswith(b"HTTP/1.1 200")
 
 
 async def test_one_that_is_being_answered_is_not_idle() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         cycle = cycle_of(scope)
-        async with served(echo, keep_alive=0.05) as other:
+        async with served(echo, header_timeout=0.05) as other:
             await other.say(b"")  # takes as long
             await other.say(b"")
         cycle.start(200, [])
         cycle.end()
 
-    async with served(app, keep_alive=0.05) as address:
+    async with served(app, header_timeout=0.05, keep_alive=0.05) as address:
         assert (await address.say(GET)).startswith(b"HTTP/1.1 200")
 
 

@@ -1,0 +1,52 @@
+"""What does not become a request, and how its sender is told."""
+
+from __future__ import annotations
+
+from starlette.types import Scope
+
+from router.api.context import fresh_id
+from router.api.errors import HttpVersionNotSupported
+from router.api.head import date_line, status_line
+from router.api.named import named
+from router.errors import InvalidRequest, RouterError, UnsupportedEncoding
+from router.proxy.dialect import Dialect, ErrorInfo, error_body
+
+_VERSIONS = frozenset(("1.0", "1.1"))
+
+
+def check_head(scope: Scope) -> None:
+    """What the parser lets pass though a proxy in front might take it for something else.
+
+    Raises HttpVersionNotSupported, InvalidRequest, UnsupportedEncoding.
+    """
+    version, headers = scope["http_version"], named(scope)
+    if version not in _VERSIONS:
+        raise HttpVersionNotSupported("This server speaks HTTP/1.1 and HTTP/1.0.")
+    host = headers.get(b"host")
+    if b"," in host if host is not None else version == "1.1":  # a comma also stands between the values of two
+        raise InvalidRequest(f"The request has {'several' if host else 'no'} `host` headers; it must have one.")
+    coding = headers.get(b"transfer-encoding")
+    if coding is not None:
+        _check_coding(version, coding)
+
+
+def _check_coding(version: str, coding: bytes) -> None:
+    if version == "1.0":
+        raise InvalidRequest("HTTP/1.0 has no `transfer-encoding`.")
+    if coding.strip().lower() != b"chunked":
+        raise UnsupportedEncoding("Of transfer-encodings only `chunked` is accepted; send the body as it is.")
+
+
+def refusal(error: RouterError, dialect: Dialect) -> bytes:
+    """A whole response, the last one on its connection."""
+    info, request_id = ErrorInfo.of(error), fresh_id()
+    body = error_body(info, dialect, request_id)
+    fields = {
+        **info.headers,
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+        "x-request-id": request_id,
+    }
+    lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+    return status_line(info.status) + date_line() + lines.encode("ascii") + b"\r\n" + body

@@ -1,0 +1,164 @@
+"""Reading the configuration anew while the router runs.
+
+Everything that can go wrong comes first and changes nothing: the file is read and checked, the models' files are
+looked at, off the event loop. Then all who hold a part of the settings are told in one step in which nothing else runs,
+so no request ever meets half of a configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from router.config import Changes, Reloaded, Settings, compare
+from router.errors import ConfigError, ConfigRefused, ShuttingDown
+from router.inventory import Entry, inventory
+from router.telemetry.reloads import Reloads
+
+_log = logging.getLogger(__name__)
+
+
+class Holders(Protocol):
+    """Everybody who holds a part of the settings; the composition root knows them."""
+
+    @property
+    def accepting(self) -> bool:
+        """False while the router starts up or shuts down."""
+
+    def reloading(self) -> AbstractContextManager[None]:
+        """Around each attempt, whatever comes of it."""
+
+    def in_memory(self) -> Sequence[str]:
+        """Models that are loaded, or are being."""
+
+    def adopt(self, settings: Settings, entries: Sequence[Entry], changed: Sequence[str]) -> None:
+        """Tell all of them. Does not suspend, and must not fail.
+
+        Args:
+            changed: models whose replicas are of no use any more.
+        """
+
+    async def tidy(self) -> None:
+        """Clear away what nobody can use any more."""
+
+
+class Reloader:
+    """Holds what was read last, and reads it anew, once at a time.
+
+    Args:
+        read: blocking; raises ConfigError.
+        gpu_available: see `inventory`.
+        asked: set by a signal.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        entries: Sequence[Entry],
+        *,
+        read: Callable[[], Settings],
+        gpu_available: bool,
+        holders: Holders,
+        news: Reloads,
+        asked: asyncio.Event,
+    ) -> None:
+        self._settings = settings
+        self._entries = tuple(entries)
+        self._read = read
+        self._gpu_available = gpu_available
+        self._holders = holders
+        self._news = news
+        self._one_at_a_time = asyncio.Lock()
+        self._asked = asked
+
+    async def serve(self) -> None:
+        """Read it whenever it was `asked` for, until cancelled. What goes wrong is told by the log."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            try:
+                await self()
+            except (ConfigRefused, ShuttingDown) as error:
+                _log.error("the configuration was not read anew: %s", error.message)
+            except Exception:  # noqa: BLE001 - a bug must not end all later attempts
+                _log.exception("the configuration was not read anew")
+
+    async def __call__(self) -> Reloaded:
+        """See `Reload`."""
+        async with self._one_at_a_time:
+            self._check_open()
+            with self._holders.reloading():
+                return await self._reload()
+
+    def _check_open(self) -> None:
+        if not self._holders.accepting:
+            raise ShuttingDown("The router is shutting down.", retry_after=5)
+
+    async def _reload(self) -> Reloaded:
+        try:
+            new = await asyncio.to_thread(self._read)
+        except ConfigError as error:
+            self._news.refused(str(error))
+            raise ConfigRefused(f"Configuration refused, the old one holds. {error}") from error
+        changes = compare(self._settings, new)
+        entries = await asyncio.to_thread(
+            inventory, changes.settings, gpu_available=self._gpu_available, known=self._entries
+        )
+        self._check_open()  # it may have been told to stop meanwhile
+        reloaded = self._adopt(changes, entries)
+        await self._holders.tidy()
+        return reloaded
+
+    def _adopt(self, changes: Changes, entries: tuple[Entry, ...]) -> Reloaded:
+        """The step in which everything changes; it does not suspend."""
+        keys = dict(_with_files(changes, self._entries, entries))
+        earlier = {entry.name: entry.origin for entry in self._entries}
+        made_anew = [entry.name for entry in entries if earlier.get(entry.name, entry.origin) != entry.origin]
+        there = set(self._holders.in_memory())
+        self._settings, self._entries = changes.settings, entries
+        self._holders.adopt(changes.settings, entries, made_anew)
+        reloaded = Reloaded(
+            added=changes.added,
+            removed=changes.removed,
+            changed=keys,
+            restarted=tuple(name for name in made_anew if name in there),
+            unchanged=len(entries) - len(changes.added) - len(keys),
+            applied=changes.applied,
+            restart_required=changes.restart_required,
+        )
+        self._news.succeeded()
+        for line in _told(reloaded, changes.settings):
+            _log.info("%s", line)
+        return reloaded
+
+
+def _with_files(
+    changes: Changes, before: Sequence[Entry], after: Sequence[Entry]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The keys of each model that differs; one whose files were replaced differs too."""
+    stamps = {entry.name: entry.stamps for entry in before}
+    for entry in after:
+        keys = changes.models.get(entry.name, ())
+        if not keys and stamps.get(entry.name, entry.stamps) != entry.stamps:
+            keys = ("files",)
+        if keys:
+            yield entry.name, keys
+
+
+def _told(reloaded: Reloaded, settings: Settings) -> Iterator[str]:
+    """What the log says about it."""
+    parts = [
+        f"added {', '.join(reloaded.added)}" if reloaded.added else "",
+        f"removed {', '.join(reloaded.removed)}" if reloaded.removed else "",
+        *(f"changed {name} ({', '.join(keys)})" for name, keys in reloaded.changed.items()),
+        f"restarted {', '.join(reloaded.restarted)}" if reloaded.restarted else "",
+        f"applied {', '.join(reloaded.applied)}" if reloaded.applied else "",
+    ]
+    told = "; ".join(filter(None, parts)) or "nothing has changed"
+    yield f"configuration read anew: {told}; {reloaded.unchanged} model(s) as before"
+    if reloaded.restart_required:
+        yield f"these keys have changed, and hold only after a restart: {', '.join(reloaded.restart_required)}"
+    yield from settings.notes

@@ -1,0 +1,63 @@
+"""What makes one replica of a model another than the last."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.config import ModelConfig, Settings, SystemConfig
+from router.inventory import Entry, inventory
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    (tmp_path / "adapter.gguf").write_bytes(b"GGUF")
+    return tmp_path
+
+
+def listed(folder: Path, known: tuple[Entry, ...] = (), *, vram_multiplier: float = 1.1, **keys: Any) -> Entry:
+    models = {"m": ModelConfig.model_validate({"model_path": "m.gguf", "flags": ["--lora", "adapter.gguf"], **keys})}
+    system = SystemConfig(base_models_path=folder, vram_multiplier=vram_multiplier)
+    settings = Settings.build(models=models, folder=folder, system=system)
+    (found,) = inventory(settings, gpu_available=False, known=known)
+    return found
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"flags": ["-c", "512"]}, {"flags": []}, {"env": {"A": "1"}}, {"flags": ["--lora", "adapter.gguf", "-np", "3"]}],
+)
+def test_another_origin(keys: dict[str, Any], folder: Path) -> None:
+    assert listed(folder, **keys).origin != listed(folder).origin
+
+
+@pytest.mark.parametrize("keys", [{"aliases": ["x"]}, {"pinned": True}, {"evict_cost": 3}, {"idle_timeout_sec": 1}])
+def test_the_same_origin(keys: dict[str, Any], folder: Path) -> None:
+    known = listed(folder)
+    found = listed(folder, (known,), **keys)
+    assert found.origin == known.origin
+    assert found.config != known.config
+
+
+@pytest.mark.parametrize("file", ["m.gguf", "adapter.gguf"])
+def test_a_file_that_was_replaced(file: str, folder: Path) -> None:
+    known = listed(folder)
+    (folder / file).write_bytes(b"GGUF, another one")
+    found = listed(folder, (known,))
+    assert found.origin != known.origin
+    assert found.file_bytes > known.file_bytes
+
+
+def test_the_figures_of_what_has_not_changed_are_taken(folder: Path) -> None:
+    known = replace(listed(folder), file_bytes=123)
+    assert listed(folder, (known,), pinned=True).file_bytes == 123
+    assert listed(folder, (known,), vram_multiplier=2).file_bytes != 123
+
+
+def test_a_flag_that_names_no_file_is_none(folder: Path) -> None:
+    long = listed(folder, flags=["--chat-template", "x" * 5000, "--grammar", "root ::= x"])
+    assert long.stamps[1:] == ((0, 0), (0, 0))
