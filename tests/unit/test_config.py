@@ -196,11 +196,6 @@ def test_all_mistakes_are_reported_at_once(folder: Path) -> None:
             "expected 1e+09 or less, got 1e+300",
             "",
         ),
-            {"system": {"min_residency_sec": 1e300}},
-            "system.min_residency_sec",
-            "expected 1e+09 or less, got 1e+300",
-            "",
-        ),
         ({"system": {"idle_timeout_sec": 1e300}}, "system.idle_timeout_sec", "expected 1e+09 or less, got 1e+300", ""),
         (
             {"system": {"priority_offsets_sec": {"low": 1e300}}},
