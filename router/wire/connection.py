@@ -200,8 +200,8 @@ class Connection(asyncio.Protocol):
         if status < 200:
             if status == 101:
                 raise _Misbehaviour("it changed the protocol")
-            if status < 100:  # which the parser lets pass, body and all
-                raise _Misbehaviour(f"a status of {status}")
+            if status < 100 or _tells_its_end(headers):  # the parser would read a body for which there is no head
+                raise _Misbehaviour(f"a status of {status} with a body")
             return
         if len(headers) > _MOST_HEADERS:
             raise _Misbehaviour(f"more than {_MOST_HEADERS} headers")

@@ -103,8 +103,8 @@ async def test_an_answer_that_ends_with_the_connection(fake: FakeUpstream, pool:
     assert not connection.reusable
 
 
-@pytest.mark.parametrize("status", [b"000", b"099"])
-async def test_a_status_that_there_is_not_is_no_answer(fake: FakeUpstream, pool: Pool, status: bytes) -> None:
+@pytest.mark.parametrize("status", [b"000", b"099", b"104"])
+async def test_a_body_without_a_head_is_no_answer(fake: FakeUpstream, pool: Pool, status: bytes) -> None:
     fake.script = saying(JSON.replace(b"200", status, 1))
     connection, sink = await asked(pool)
     assert sink.order == ["broke"]
