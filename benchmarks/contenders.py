@@ -103,7 +103,7 @@ def router(
     folder.mkdir(parents=True, exist_ok=True)
     port, key = free_port(), secrets.token_urlsafe(24)
     command = llama or (sys.executable, "-m", "benchmarks.fast_upstream")
-    binary = _executable(folder / "llama-server", pinned(cores.load, *command))
+    binary = executable(folder / "llama-server", pinned(cores.load, *command))
     entry = {"model_path": str(model or write_model(folder / "model.gguf", ModelSpec())), "flags": list(flags)}
     config = {
         "api": {"host": "127.0.0.1", "port": port},
@@ -177,7 +177,8 @@ def nginx_found() -> str | None:
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/bin")
 
 
-def _executable(path: Path, command: Sequence[str]) -> Path:
+def executable(path: Path, command: Sequence[str]) -> Path:
+    """A script that runs this command with what it is called with behind it."""
     search = shlex.quote(str(ROOT))
     path.write_text(f'#!/bin/sh\nPYTHONPATH={search} exec {shlex.join(command)} "$@"\n', encoding="utf-8")
     path.chmod(0o755)

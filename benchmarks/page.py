@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from benchmarks import machine
 from benchmarks.figures import HEADINGS, Figure, number, table
@@ -56,11 +57,26 @@ def report(
 
 def write(measured: str) -> None:
     """Put this into the page. Raises ValueError when its marks are gone."""
-    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+    put_between(PAGE, measured)
+
+
+def between(page: Path) -> str:
+    """What stands between the marks of a page. Raises ValueError when they are gone."""
+    return _parts(page)[1]
+
+
+def put_between(page: Path, text: str) -> None:
+    """Replace it."""
+    before, _, after = _parts(page)
+    page.write_text(f"{before}{_BEGIN}\n\n{text}\n\n{_END}{after}", encoding="utf-8")
+
+
+def _parts(page: Path) -> tuple[str, str, str]:
+    before, begin, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
+    measured, end, after = rest.partition(_END)
     if not begin or not end:
-        raise ValueError(f"{PAGE} must hold {_BEGIN} and {_END}, between which the figures go")
-    PAGE.write_text(f"{before}{begin}\n\n{measured}\n\n{end}{after}", encoding="utf-8")
+        raise ValueError(f"{page} must hold {_BEGIN} and {_END}, between which the figures go")
+    return before, measured, after
 
 
 def _medians(works: Mapping[Work, Samples]) -> str:

@@ -43,6 +43,7 @@ from router.notify import Notifier, keep_alive
 from router.reload import Reloader
 from router.report import models_table
 from router.signals import Signals
+from router.state_lock import state_lock
 from router.telemetry.access_log import AccessLog
 from router.telemetry.logs import configure_logging, redact
 from router.telemetry.metrics import Telemetry
@@ -129,7 +130,10 @@ def serve(*, config: Path | None, host: str | None, port: int | None) -> int:
 
     settings = read()
     _check_state_dir(settings)
-    with listen(settings.api.host, settings.api.port) as sock:
+    with (
+        listen(settings.api.host, settings.api.port) as sock,
+        state_lock(settings.state_dir, str(settings.source or "settings")),
+    ):
         _run(_serve(settings, read, sock, demo, notifier))
     return 0
 
@@ -200,6 +204,7 @@ async def running(
             asyncio.create_task(_keep_learned(router.services.status, router.learned), name="keep what is learned"),
             asyncio.create_task(reloader.serve(), name="read the configuration anew"),
             asyncio.create_task(keep_alive(notifier, router.engine.troubles), name="tell systemd"),
+            asyncio.create_task(router.services.telemetry.heartbeat.run(), name="heartbeat"),
         ]
         try:
             await router.engine.start()
@@ -225,8 +230,8 @@ def _specs(
     """The models as the engine is to know them; what of them will not be as one might think stands in the log."""
     specs = [learned.apply(entry.model_spec(settings)) for entry in entries]
     for entry in entries:
-        if entry.unreadable:
-            _log.warning("the memory of %s is guessed from its size: %s", entry.name, entry.unreadable)
+        for doubt in entry.doubts(settings):
+            _log.warning("%s", doubt)
     for warning in kept_in_vain(specs, devices, places=settings.system.max_concurrent_models):
         _log.warning("%s", warning)
     return specs
@@ -338,6 +343,7 @@ def _limits(settings: Settings) -> Limits:
         generation_timeout=system.generation_timeout_sec,
         load_timeout=system.load_timeout_sec,
         health_interval=system.health_interval_sec,
+        health_failures=system.health_failures,
     )
 
 

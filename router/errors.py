@@ -122,7 +122,7 @@ class QueueFull(RouterError):
 
 
 class Overloaded(RouterError):
-    """All waiting requests together hold more than `api.max_buffered_mb`."""
+    """The router is at a limit: `api.max_buffered_mb` over all waiting requests, or its file descriptors."""
 
     status, type, code = 503, "server_error", "overloaded"
 

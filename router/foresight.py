@@ -7,16 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from router.config import ModelConfig, flag_value
-from router.core.estimate import Projection, Run, Shape, estimate, project, read_pin, read_run, read_shape
+from router.companions import Companions, size_of
+from router.config import ModelConfig
+from router.core.estimate import (
+    Projection,
+    Run,
+    Shape,
+    checkpoint,
+    estimate,
+    project,
+    read_pin,
+    read_run,
+    read_shape,
+)
 from router.core.estimate.projection import GPU_CONTEXT_BYTES
 from router.core.estimate.run import Flags
 from router.core.learning import FORMULA
 from router.core.types import Need
 from router.devices.gguf import GgufError, GgufHeader, read_header
 
-# Files that are loaded beside the model itself: their bytes are taken as they are.
-_COMPANIONS = (("-mm", "--mmproj"), ("--lora",))
 # With one of these an operator has his own idea of the fit, or of the context.
 _OWN_FIT = (
     (("-fit", "--fit"), "FIT"),
@@ -25,7 +34,11 @@ _OWN_FIT = (
     (("--kv-unified-per-slot",), "KV_UNIFIED_PER_SLOT"),
 )
 _SHORTEST_CTX = 4096  # `--fit-ctx`
-_DRAFT = ("-md", "--model-draft", "--spec-draft-model")
+# What the context checkpoints of a child may take in RAM together, as far as a few of each slot are within that:
+# llama-server's own number, 32 a slot, are 10 GiB of a Gemma 3 12B. A prompt makes three. With these, or with six, it
+# was seen to go on from them after its last message was changed; with one, two, four or five it read all anew.
+_CHECKPOINT_BYTES = 512 * 1024**2
+_FEWEST_CHECKPOINTS, _ENOUGH_CHECKPOINTS, _MOST_CHECKPOINTS = 3, 6, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +67,17 @@ class Foresight:
         reason: why they were, naming the file and what is wrong with it.
         whole: flags for a load that fits whole (see `_fit_off`); empty where llama.cpp's own fit has to stay on.
         contexts: tokens over all slots, at least and at most, where the flags leave them open.
+        checkpoints: of the context, for each slot, if they are to be fewer than llama-server's own number.
     """
 
     need: Need
     file_bytes: int
     fingerprint: str = ""
     parts: Projection | None = None
-    reason: str = ""
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
+    checkpoints: int | None = None
+    reason: str = ""
 
 
 def foresee(
@@ -75,34 +90,30 @@ def foresee(
         folder: what relative paths in flags are relative to.
         reserve: bytes of RAM that its prompt cache may grow into.
     """
-    companions = _values(config, folder, *_COMPANIONS)
-    drafts = _values(config, folder, _DRAFT)
-    beside = sum(map(_size, companions))
-    file_bytes = sum(map(_size, (*files, *drafts))) + beside
+    companions = Companions.named(Flags(config.flags, config.env), folder)
+    file_bytes = sum(map(size_of, (*files, *companions.files)))
     run = read_run(config.flags, slots=slots, env=config.env)
     pin = read_pin(config.flags, config.env)
     try:
         headers = [read_header(file) for file in files]
+        _check_parts(files, headers)
         shape = _shape(files, headers)
         parts = _project(shape, headers, run, machine)
-        further = [_project_draft(draft, run, machine) for draft in drafts]
-    except (GgufError, ValueError) as error:
+        further = [_project_draft(draft, run, machine) for draft in companions.drafts]
+    except (GgufError, ValueError, ArithmeticError) as error:
         guess = estimate(file_bytes=file_bytes, multiplier=machine.multiplier, gpu_available=machine.gpu,
                          flags=config.flags, cache_ram=reserve)  # fmt: skip
         guess = replace(guess, each=GPU_CONTEXT_BYTES if guess.gpu else 0, pin=pin)
         return Foresight(guess, file_bytes, reason=str(error))
-    gpu, host = parts.gpu.total, parts.host.total
-    for draft in further:  # in the same process
-        gpu += draft.gpu.buffers
-        host += draft.host.buffers
-    if gpu:
-        gpu += beside
-    else:
-        host += beside
+    gpu, host = companions.beside(gpu=parts.gpu.total > 0)
+    gpu += parts.gpu.total + sum(draft.gpu.buffers for draft in further)  # in the same process
+    host += parts.host.total + sum(draft.host.buffers for draft in further)
     whole, contexts = _fit_off(config, run, shape.train_ctx), _contexts(config, run, shape.train_ctx)
     spare = _spare(parts, shape, headers, replace(run, ctx=contexts[0]), machine) if contexts else 0
-    need = Need(gpu, host, max(0, reserve), FORMULA, parts.each, spare, pin)
-    return Foresight(need, file_bytes, _fingerprint(headers), parts, whole=whole, contexts=contexts)
+    checkpoints, growth = _checkpoints(shape, run)
+    need = Need(gpu, host, max(0, reserve) + growth, FORMULA, parts.each, spare, pin)
+    fingerprint = _fingerprint(headers, companions.files)
+    return Foresight(need, file_bytes, fingerprint, parts, whole, contexts, checkpoints)
 
 
 def _fit_off(config: ModelConfig, run: Run, train_ctx: int) -> tuple[str, ...]:
@@ -122,6 +133,16 @@ def _fit_off(config: ModelConfig, run: Run, train_ctx: int) -> tuple[str, ...]:
     return ("--fit", "off", "-c", str(full)) if full else ()
 
 
+def _checkpoints(shape: Shape, run: Run) -> tuple[int | None, int]:
+    """How many a slot is to be given, None for as many as it gets anyway; and the bytes of RAM that they all take."""
+    each = checkpoint(shape, run) * run.slots
+    if run.checkpoints is not None or not each:
+        return None, each * (run.checkpoints or 0)
+    within = _CHECKPOINT_BYTES // each
+    count = min(_MOST_CHECKPOINTS, within) if within >= _ENOUGH_CHECKPOINTS else _FEWEST_CHECKPOINTS
+    return None if count == _MOST_CHECKPOINTS else count, each * count
+
+
 def _contexts(config: ModelConfig, run: Run, train_ctx: int) -> tuple[int, int] | None:
     """The shortest context that llama.cpp's fit goes down to, and the whole one; None where the flags say how long."""
     said = Flags(config.flags, config.env)
@@ -134,6 +155,14 @@ def _spare(parts: Projection, shape: Shape, headers: Sequence[GgufHeader], short
     """What the shortest context would save, on GPUs or else in RAM."""
     least = _project(shape, headers, shortest, machine)
     return max(0, parts.gpu.total - least.gpu.total if parts.gpu.total else parts.host.total - least.host.total)
+
+
+def _check_parts(files: Sequence[Path], headers: Sequence[GgufHeader]) -> None:
+    """What llama.cpp checks, too: that the parts of a split model are those that their names say."""
+    for number, (file, header) in enumerate(zip(files, headers, strict=True)):
+        if (header.split_no, header.split_count) != (number, len(files)):
+            told = f"split.no {header.split_no}, split.count {header.split_count}"
+            raise GgufError(f"{file}: it says {told}, and its place is {number} of {len(files)}")
 
 
 def _shape(files: Sequence[Path], headers: Sequence[GgufHeader]) -> Shape:
@@ -153,21 +182,8 @@ def _project_draft(draft: Path, run: Run, machine: Machine) -> Projection:
     return _project(_shape([draft], headers), headers, run, machine)
 
 
-def _fingerprint(headers: Sequence[GgufHeader]) -> str:
-    digest = hashlib.sha256()
+def _fingerprint(headers: Sequence[GgufHeader], beside: Sequence[Path]) -> str:
+    digest = hashlib.sha256(repr([size_of(file) for file in beside]).encode())
     for header in headers:
         digest.update(repr((header.file_size, sorted(header.metadata.items()), header.tensors)).encode())
     return digest.hexdigest()
-
-
-def _values(config: ModelConfig, folder: Path, *names: tuple[str, ...]) -> list[Path]:
-    values = [flag_value(config.flags, *alternatives) for alternatives in names]
-    return [folder / value for value in values if value is not None]
-
-
-def _size(file: Path) -> int:
-    """Bytes of a file; one that is gone counts nothing here and fails at its load, with its name."""
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0

@@ -50,7 +50,7 @@ class Entry:
         fingerprint: see `Foresight`.
         parts: the need by place and kind, where the files' headers could be read.
         unreadable: why they could not.
-        whole, contexts: see `Foresight`.
+        whole, contexts, checkpoints: see `Foresight`.
         stamps, folder: see `Origin`.
         machine: for which it was foreseen.
     """
@@ -67,6 +67,7 @@ class Entry:
     unreadable: str = ""
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
+    checkpoints: int | None = None
     stamps: tuple[tuple[int, int], ...] = ()
     folder: Path = Path()
     machine: Machine | None = None
@@ -76,6 +77,7 @@ class Entry:
         return Origin(self.files, self.stamps, self.config.flags, self.config.env, self.slots, self.folder)
 
     def model_spec(self, settings: Settings) -> ModelSpec:
+        max_rss_mb = settings.max_rss_mb(self.name)
         return ModelSpec(
             self.name,
             self.slots,
@@ -84,9 +86,21 @@ class Entry:
             pinned=self.config.pinned,
             evict_cost=self.config.evict_cost,
             exclusive_with=settings.exclusive_with(self.name),
+            max_rss=None if max_rss_mb is None else max_rss_mb * MIB,
             min_replicas=self.config.min_replicas,
             max_replicas=self.config.max_replicas,
         )
+
+    def doubts(self, settings: Settings) -> Iterator[str]:
+        """What an operator should know of its memory, each in a sentence."""
+        if self.unreadable:
+            yield f"the memory of {self.name} is guessed from its size: {self.unreadable}"
+        limit, expected = settings.max_rss_mb(self.name), self.need.host // MIB
+        if limit is not None and limit <= expected:
+            yield (
+                f"max_rss_mb of {self.name} is {limit} MiB, but it is expected to take {expected} MiB of RAM: it will "
+                "be started anew again and again; raise the limit well above that"
+            )
 
     def launch_spec(self) -> LlamaServerSpec:
         return LlamaServerSpec(
@@ -98,6 +112,7 @@ class Entry:
             has_conversations=not self.config.writes_no_text,
             whole=self.whole,
             contexts=self.contexts,
+            checkpoints=self.checkpoints,
         )
 
 
@@ -152,6 +167,7 @@ def _entry(settings: Settings, name: str, machine: Machine, known: Entry | None)
         seen.reason,
         seen.whole,
         seen.contexts,
+        seen.checkpoints,
         origin.stamps,
         origin.folder,
         machine,

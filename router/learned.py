@@ -19,6 +19,8 @@ from router.inventory import Entry, stamp
 _log = logging.getLogger(__name__)
 
 FILE = "learned.json"
+MAX_ENTRIES = 1000
+_MOST = 1 << 50  # bytes; more than that was not learned here
 
 
 class LearnedMemory:
@@ -58,16 +60,18 @@ class LearnedMemory:
         if need.source != OBSERVED:
             return False
         seen = {"gpu": need.gpu, "host": need.host, "model": view.name, "load_seconds": _rounded(view.load_seconds)}
-        news = self._known.get(self._keys[view.name]) != seen
-        self._known[self._keys[view.name]] = seen
+        news = self._known.pop(self._keys[view.name], None) != seen
+        self._known[self._keys[view.name]] = seen  # at the end again
         return news
 
     def save(self) -> None:
-        """Write the file. Blocking."""
+        """Write the file, with what another router may have written there meanwhile. Blocking."""
+        others = {key: known for key, known in _read(self._file).items() if key not in self._known}
+        kept = list((others | self._known).items())[-MAX_ENTRIES:]  # the oldest go first
         temporary = self._file.with_name(f".{FILE}.{os.getpid()}.tmp")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self._known, indent=1), encoding="utf-8")
+            temporary.write_text(json.dumps(dict(kept), indent=1), encoding="utf-8")
             temporary.replace(self._file)
         except OSError as error:
             _log.warning("cannot keep what was learned about memory in %s: %s", self._file, error.strerror)
@@ -84,7 +88,7 @@ def _read(file: Path) -> dict[str, Mapping[str, Any]]:
     """The entries that can be understood; the file may be cut, or somebody else's."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}
@@ -96,7 +100,7 @@ def _is_entry(value: Any) -> bool:
         return False
     seconds = value.get("load_seconds")
     known = seconds is None or (isinstance(seconds, (int, float)) and 0 <= seconds < float("inf"))
-    return known and all(isinstance(value.get(name), int) and value[name] >= 0 for name in ("gpu", "host"))
+    return known and all(isinstance(value.get(name), int) and 0 <= value[name] < _MOST for name in ("gpu", "host"))
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -233,7 +233,8 @@ def _note(turn: Turn) -> str:
     if place is None:
         return "processing"
     told = f"queue position {place.position}, about {max(1, math.ceil(place.expected_wait))} s"
-    return told if place.obstacle is None else f"{told}, {place.obstacle}"
+    why = [word for word in (place.obstacle, place.shortage) if word]
+    return ", ".join([told, *why])
 
 
 def _status_word(status: int) -> RequestStatus:

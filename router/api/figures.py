@@ -46,6 +46,7 @@ class DeviceMemory(Schema):
     seen_bytes: Count = Field(description="seen in models' processes")
     others_bytes: Count = Field(description="used by processes that are not ours")
     available_bytes: Count = Field(description="what a new model could book now")
+    fault: str | None = Field(default=None, description="why it cannot be read now; then it gets no new model")
     total_mb: Count
     used_mb: Count
     free_mb: Count
@@ -64,6 +65,7 @@ class DeviceMemory(Schema):
             seen_bytes=view.seen,
             others_bytes=view.others,
             available_bytes=max(0, view.available),
+            fault=view.fault or None,
             total_mb=view.total // MIB,
             used_mb=view.used // MIB,
             free_mb=view.free // MIB,
@@ -145,6 +147,7 @@ class ModelQueue(Schema):
     oldest_wait_sec: Seconds
     head_deadline: datetime | None = Field(default=None, description="when the first waiter's claim to memory is due")
     waits_for: Obstacle | None = Field(default=None, description="why the first one waits")
+    shortage: str | None = Field(default=None, description="the memory that it waits for, and who has it")
     expected_wait_sec: Seconds = Field(description="what one more request would probably wait")
     slots: Count = Field(description="of all replicas; 0 when none is there")
     busy: Count
@@ -158,6 +161,7 @@ class ModelQueue(Schema):
             oldest_wait_sec=round(view.oldest_wait, 3),
             head_deadline=clock.at(view.head_deadline),
             waits_for=view.obstacle,
+            shortage=view.shortage or None,
             expected_wait_sec=round(view.expected_wait, 3),
             slots=0 if view.replica is None else view.slots,
             busy=view.busy,

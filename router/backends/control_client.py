@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import secrets
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +20,8 @@ _TIMEOUT_SEC = 3.0
 _KEEPALIVE_SEC = 4.0
 
 
+_HEALTH = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+_WELL = b"HTTP/1.1 200 "
 _COUNTER = re.compile(r"^llamacpp:(prompt_(?:tokens|tokens_cached|seconds)_total) (\S+)$", re.MULTILINE)
 
 
@@ -67,10 +72,19 @@ class ControlClient:
         )
 
     async def healthy(self, port: int) -> bool:
-        """Whether `/health` says 200; it says 503 while the model loads. Never raises."""
+        """Whether `/health` says 200; it says 503 while the model loads. Never raises.
+
+        Asked forty times a second of each model that loads, so not by httpx, which takes a millisecond for it.
+        """
         try:
-            return (await self._get(port, "/health")).status_code == httpx.codes.OK
-        except OSError:
+            async with asyncio.timeout(_TIMEOUT_SEC):
+                reader, writer = await asyncio.open_connection(LOOPBACK, port)
+                try:
+                    writer.write(_HEALTH)
+                    return (await reader.readline()).startswith(_WELL)
+                finally:
+                    writer.transport.abort()
+        except (OSError, ValueError):  # ValueError: a line that never ends
             return False
 
     async def identify(self, port: int, *, expected_slots: int) -> int:
@@ -151,22 +165,30 @@ class ControlClient:
             raise ConnectionError(f"{path}: {error}") from error
 
 
+def warm_up() -> None:
+    """Have httpx import what it imports with its first client and its first call; blocking, so call it in a thread.
+
+    On the event loop that would be a stall of 60 to 200 ms in the middle of the first spawn.
+    """
+
+    async def ask(port: int) -> None:
+        client = ControlClient("")
+        with contextlib.suppress(OSError):
+            await client.slots(port)
+        await client.close()
+
+    with socket.socket() as nobody:
+        nobody.bind((LOOPBACK, 0))  # and does not listen
+        asyncio.run(ask(nobody.getsockname()[1]))
+
+
 def parse_slots(document: Any) -> tuple[SlotReading, ...]:
     """The answer of `/slots`. Progress = prompt tokens processed + tokens decoded.
 
     `next_token` is a list in newer builds and an object in older ones. Raises OSError when it is something else.
     """
     try:
-        return tuple(
-            SlotReading(
-                id=int(slot["id"]),
-                busy=bool(slot["is_processing"]),
-                task=int(slot.get("id_task", -1)),
-                progress=int(slot.get("n_prompt_tokens_processed", 0)) + _decoded(slot.get("next_token")),
-                tokens=int(slot.get("n_prompt_tokens", 0)),
-            )
-            for slot in document
-        )
+        return tuple(map(_slot_reading, document))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConnectionError(f"/slots answered something unexpected: {error!r}") from error
 
@@ -179,6 +201,19 @@ def parse_prompt_work(page: str) -> PromptWork:
         raise ConnectionError(f"/metrics answered something unexpected: {error}") from error
     tokens, seconds = found.get("prompt_tokens_total", 0.0), found.get("prompt_seconds_total", 0.0)
     return PromptWork(tokens, seconds, found.get("prompt_tokens_cached_total"))
+
+
+def _slot_reading(slot: Any) -> SlotReading:
+    decoded, busy = _decoded(slot.get("next_token")), bool(slot["is_processing"])
+    return SlotReading(
+        id=int(slot["id"]),
+        busy=busy,
+        task=int(slot.get("id_task", -1)),
+        progress=int(slot.get("n_prompt_tokens_processed", 0)) + decoded,
+        tokens=int(slot.get("n_prompt_tokens", 0)),
+        context=int(slot.get("n_ctx", 0)),
+        reading=busy and not decoded,
+    )
 
 
 def _decoded(next_token: Any) -> int:

@@ -1,8 +1,8 @@
 """Kept conversations: what the slots of unloaded models remembered, as files, bounded and for the owner's eyes alone.
 
-A file's name says how many tokens and bytes are in it, and its time when it was last used. While llama-server writes
-or reads a file it has another name, which the next start sweeps away: llama.cpp aborts at some files that are cut, and
-none may make a model crash twice.
+A file's name says how many tokens and bytes are in it and how long a context it comes from, and its time when it was
+last used. While llama-server writes or reads a file it has another name, which the next start sweeps away: llama.cpp
+aborts at some files that are cut, and none may make a model crash twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ _log = logging.getLogger(__name__)
 MAX_PER_MODEL = 16
 _MIB = 1024**2
 _LEFT_FREE = 512 * _MIB
-_NAME = re.compile(r"(?P<tokens>\d{1,9})t-(?P<bytes>\d{1,15})b-(?P<millis>\d{1,9})ms-[0-9a-f]{16}\.kv")
+_NAME = re.compile(
+    r"(?P<tokens>\d{1,9})t-(?P<bytes>\d{1,15})b-(?P<millis>\d{1,9})ms-(?P<context>\d{1,12})c-[0-9a-f]{16}\.kv"
+)
 _PART = ".part"
 
 
@@ -34,6 +36,7 @@ class Conversation:
 
     Attributes:
         prefill: seconds that reading it anew would take.
+        context: tokens that its slot had room for.
         used: nanoseconds since the epoch.
     """
 
@@ -41,6 +44,7 @@ class Conversation:
     tokens: int
     bytes: int
     prefill: float
+    context: int
     used: int
 
 
@@ -60,28 +64,35 @@ class ConversationStore:
         self._lock = threading.Lock()
 
     def retain(self, fingerprints: Collection[str]) -> None:
-        """Delete what belongs to none of these: to models that are gone or have changed, or to another build."""
+        """Delete what belongs to none of these: to models that are gone or have changed, or to another build.
+
+        And what was being written or read when a router died. Only for whoever is alone with the folder.
+        """
         for folder in _entries(self._root):
             if folder.name not in fingerprints:
                 _remove_tree(folder)
+                continue
+            for path in _entries(folder):
+                if not _NAME.fullmatch(path.name):
+                    _remove_tree(path)
 
-    def open(self, fingerprint: str, *, sweep: bool = True) -> ConversationFolder:
-        """A model's folder. Raises OSError.
+    def drop(self, fingerprint: str) -> None:
+        """Delete one folder."""
+        _remove_tree(self._root / fingerprint)
 
-        With `sweep`, without what was being written or read when a child or the router died; no child may be at it.
-        """
+    def open(self, fingerprint: str) -> ConversationFolder:
+        """A model's folder. Raises OSError."""
         for folder in (self._root, self._root / fingerprint):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
-        opened = ConversationFolder(self, self._root / fingerprint)
-        for path in _entries(opened.path) if sweep else ():
-            if not _NAME.fullmatch(path.name):
-                _remove_tree(path)
-        return opened
+        return ConversationFolder(self, self._root / fingerprint)
 
-    def has_room(self, size: int) -> bool:
-        """Whether a file of so many bytes may be written: within the limit, and without filling the disk."""
-        return size <= self._limit and shutil.disk_usage(self._root).free - size >= _LEFT_FREE
+    def has_room(self, size: int, *, written: int = 0) -> bool:
+        """Whether a file of so many bytes may be kept: within the limit, and without filling the disk.
+
+        `written` of them are on the disk already. Raises OSError.
+        """
+        return size <= self._limit and shutil.disk_usage(self._root).free - size + written >= _LEFT_FREE
 
     def trim(self) -> None:
         """Delete the least recently used ones above the limit."""
@@ -115,9 +126,10 @@ class ConversationFolder:
         for path in _entries(self.path):
             _remove(path)
 
-    def newest(self, count: int) -> list[Conversation]:
-        """The most recently used ones, the last one first."""
-        return sorted(_conversations(self.path), key=lambda one: one.used, reverse=True)[:count]
+    def newest(self, count: int, *, context: int | None = None) -> list[Conversation]:
+        """The most recently used ones, the last one first; `context` leaves those of slots of another size out."""
+        found = (one for one in _conversations(self.path) if context in (None, one.context))
+        return sorted(found, key=lambda one: one.used, reverse=True)[:count]
 
     def has_room(self, size: int) -> bool:
         """See `ConversationStore.has_room`."""
@@ -129,19 +141,22 @@ class ConversationFolder:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         return path
 
-    def keep(self, part: Path, *, tokens: int, size: int, prefill: float, used: int) -> list[Conversation] | None:
+    def keep(
+        self, part: Path, *, tokens: int, size: int, prefill: float, context: int, used: int
+    ) -> list[Conversation] | None:
         """Make a written file a kept one; returns what it continues and takes the place of.
 
-        None = it is not kept: it was not written whole, or continues nothing that is not kept already. Raises OSError.
+        None = it is not kept: it was not written whole, is larger than was foreseen and than there is room for, or
+        continues nothing that is not kept already. Raises OSError.
         """
-        if part.stat().st_size != size:
+        if part.stat().st_size != size or not self._store.has_room(size, written=size):
             _remove(part)
             return None
         older = self._continued_by(part)
         if older is None:
             _remove(part)
             return None
-        name = f"{tokens}t-{size}b-{min(round(prefill * 1000), 999_999_999)}ms-{part.stem}.kv"
+        name = f"{tokens}t-{size}b-{min(round(prefill * 1000), 999_999_999)}ms-{context}c-{part.stem}.kv"
         os.utime(part, ns=(used, used))
         part.rename(self.path / name)
         for one in (*older, *self.newest(10**6)[MAX_PER_MODEL:]):
@@ -193,7 +208,8 @@ def _conversations(folder: Path) -> Iterator[Conversation]:
             used = path.stat().st_mtime_ns
         except OSError:
             continue  # another thread made room meanwhile
-        yield Conversation(path, int(match["tokens"]), int(match["bytes"]), int(match["millis"]) / 1000, used)
+        tokens, size, millis, context = (int(figure) for figure in match.groups())
+        yield Conversation(path, tokens, size, millis / 1000, context, used)
 
 
 def _prompt(path: Path) -> Prompt | None:

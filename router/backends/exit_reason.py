@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Sequence
 
+from router.backends.oom import OomEvidence
 from router.core.types import DeviceKind, Exhaustion
 
 _MAX_QUOTE = 300
@@ -35,7 +36,7 @@ _ERRORISH = re.compile(r"error|fail|fatal|abort|exception|cannot|could ?n.t|unab
 _OUR_PROOF = "unauthorized: Invalid API Key"
 # `0.02.540.482 E srv  load_model: ` : time since start, level.
 _STAMP = re.compile(r"^\d+\.\d+\.\d+\.\d+\s+[A-Z]\s+")
-_SIGKILL, _KILLED = 9, " (out of memory?)"
+_SIGKILL = 9
 
 
 def telling_line(lines: Sequence[str]) -> str:
@@ -48,17 +49,30 @@ def telling_line(lines: Sequence[str]) -> str:
     return next((_quote(line) for line in reversed(said) if _ERRORISH.search(line)), "")
 
 
-def exit_reason(code: int, lines: Sequence[str], *, asked: bool = False, name: str = "llama-server") -> str:
+def was_killed(code: int) -> bool:
+    """Whether a SIGKILL ended it."""
+    return _signal(code) == _SIGKILL
+
+
+def exit_reason(
+    code: int,
+    lines: Sequence[str],
+    *,
+    asked: bool = False,
+    name: str = "llama-server",
+    oom: OomEvidence = OomEvidence.UNKNOWN,
+) -> str:
     """The sentence.
 
     Args:
         code: as in `subprocess`: negative for a signal. A shell in between says 128 + signal.
         lines: what the child wrote last.
         asked: the router ended it.
+        oom: what is known of the sender of a SIGKILL.
     """
     if asked:
         return f"{name} was stopped by the router ({_describe(code)})"
-    how = _describe(code) + (_KILLED if _signal(code) == _SIGKILL else "")
+    how = _describe(code) + (oom.value if was_killed(code) else "")
     words = telling_line(lines)
     if code > 0 and not words and lines:
         words = _quote(lines[-1])
@@ -69,7 +83,7 @@ def exit_reason(code: int, lines: Sequence[str], *, asked: bool = False, name: s
     return f"{name} {how}" if lines else f"{name} {how} and said nothing"
 
 
-def exhausted(code: int, lines: Sequence[str]) -> Exhaustion | None:
+def exhausted(code: int, lines: Sequence[str], *, oom: OomEvidence = OomEvidence.UNKNOWN) -> Exhaustion | None:
     """The memory that a child ran out of, if that is why it ended: by its own words, or by the kernel's way with it."""
     if code == 0:
         return None
@@ -77,7 +91,7 @@ def exhausted(code: int, lines: Sequence[str]) -> Exhaustion | None:
     if words:
         kind = DeviceKind.GPU if any(_OF_GPU.search(line) for line in words) else DeviceKind.HOST
         return Exhaustion(kind, max(map(_asked, words)))
-    return Exhaustion(DeviceKind.HOST) if _signal(code) == _SIGKILL else None
+    return Exhaustion(DeviceKind.HOST) if was_killed(code) and oom is not OomEvidence.NOT else None
 
 
 def _asked(line: str) -> int:

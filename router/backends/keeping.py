@@ -7,7 +7,7 @@ import json
 import logging
 import stat
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -62,7 +62,7 @@ class Keeping:
         self._lock = threading.Lock()
 
     def tidy(self, models: Mapping[str, Launched], build: Capabilities) -> None:
-        """Delete what cannot be restored any more: all of it where nothing is kept."""
+        """Delete what cannot be restored any more, all of it where nothing is kept."""
         if self._is_on:
             kept = {name: spec for name, spec in models.items() if _can_keep(spec, build)}
             fingerprints = {name: self._fingerprint(name, spec, build) for name, spec in kept.items()}
@@ -79,15 +79,15 @@ class Keeping:
             return None
         fingerprint = self._fingerprint(model, spec, build)
         with self._lock:
-            if self._fingerprints.get(model) != fingerprint:
-                self._fingerprints[model] = fingerprint
-                self._store.retain(self._fingerprints.values())
+            before, self._fingerprints[model] = self._fingerprints.get(model, fingerprint), fingerprint
+            if before != fingerprint:
+                self._store.drop(before)
             forecast = self._forecasts.setdefault(fingerprint, Forecast(self._disk))
         if forecast.in_vain:
             return None
         try:
             aside = _SET_ASIDE if build.supports(_PROMPT_CACHE) else 0
-            folder = self._store.open(fingerprint, sweep=alone)
+            folder = self._store.open(fingerprint)
             return SlotKeeper(model, folder, forecast, aside=aside, restores=alone)
         except OSError as error:
             _log.warning("the conversations of %s are not kept: %s: %s", model, error.filename, error.strerror)
@@ -95,13 +95,22 @@ class Keeping:
 
     def _fingerprint(self, model: str, spec: Launched, build: Capabilities) -> str:
         """Changes with everything that decides what a saved slot means: files, flags, slots and the build."""
-        named = [self.working_dir / flag for flag in spec.flags if not flag.startswith("-")]
+        named = [self.working_dir / word for word in _words((*spec.flags, *spec.env.values()))]
         program = [Path(build.command[0])] if build.kind == "binary" else []
         facts = [
             model, spec.flags, dict(spec.env), spec.slots, build.kind, build.version,
             _stamps([*spec.all_files, *program]), _stamps(named),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _words(values: Iterable[str]) -> list[str]:
+    """Whatever may be the name of a file: `--lora=a.gguf`, `a.gguf,b.gguf`, `a.gguf:0.5`."""
+    found: list[str] = []
+    for value in values:
+        for piece in (value.partition("=")[2] if value.startswith("-") else value).split(","):
+            found += dict.fromkeys((value, piece, piece.rpartition(":")[0]))
+    return [word for word in found if word and not word.startswith("-")]
 
 
 def _can_keep(spec: Launched, build: Capabilities) -> bool:

@@ -25,6 +25,7 @@ def build_argv(
     cache_ram_mb: int | None,
     whole: Sequence[str] = (),
     shares: Sequence[int] = (),
+    checkpoints: int | None = None,
     slot_save_path: Path | None = None,
 ) -> tuple[str, ...]:
     """The whole command line. The key is not in it: everybody on the host can read a command line.
@@ -35,6 +36,7 @@ def build_argv(
         cache_ram_mb: prompt cache in host RAM; None leaves llama-server's default.
         whole: flags of a load that fits whole; empty if llama.cpp has to make it fit.
         shares: how it is spread over several GPUs.
+        checkpoints: of the context, for each slot; None leaves llama-server's own number.
         slot_save_path: an existing folder for what slots remember.
     """
     given = {flag.partition("=")[0] for flag in flags}
@@ -43,6 +45,8 @@ def build_argv(
         argv += ["-np", str(slots)]
     if cache_ram_mb is not None and not given & {"-cram", "--cache-ram"} and capabilities.supports("--cache-ram"):
         argv += ["--cache-ram", str(cache_ram_mb)]
+    if checkpoints is not None and capabilities.supports("--ctx-checkpoints"):
+        argv += ["--ctx-checkpoints", str(checkpoints)]
     if slot_save_path is not None:
         argv += ["--slot-save-path", f"{slot_save_path}/"]
     argv += [flag for flag in ("--metrics", "--slots") if capabilities.supports(flag) and flag not in given]

@@ -11,15 +11,17 @@ from pathlib import Path
 
 from router.backends.capabilities import Capabilities, Finder
 from router.backends.child_log import ChildLog, log_file_name
-from router.backends.control_client import ControlClient, NotOurs
+from router.backends.control_client import ControlClient, NotOurs, warm_up
 from router.backends.environment import child_environment
-from router.backends.exit_reason import PORT_IN_USE, exhausted, exit_reason
+from router.backends.exit_reason import PORT_IN_USE, exhausted, exit_reason, was_killed
 from router.backends.guard_link import Guard
 from router.backends.keeping import Keeping
 from router.backends.llama_argv import build_argv, shortened
+from router.backends.oom import OomEvidence, OomWitness
 from router.backends.pidfile import PidFile
-from router.backends.port_pool import PortPool
+from router.backends.port_pool import PortPool, is_shortage, out_of_descriptors
 from router.backends.process import ChildProcess
+from router.backends.process_stat import process_stat
 from router.backends.read_ahead import read_ahead
 from router.backends.siblings import Siblings
 from router.backends.slot_keeper import SlotKeeper
@@ -48,6 +50,7 @@ class LlamaServerSpec:
         has_conversations: it writes text, so that what its slots remember is of use later.
         whole: flags for a load that fits whole, which switch llama.cpp's own fit off; empty where it stays on.
         contexts: tokens over all slots, at least and at most, where the flags leave them open.
+        checkpoints: of the context, for each slot; None leaves llama-server's own number.
     """
 
     model_path: Path
@@ -58,6 +61,7 @@ class LlamaServerSpec:
     has_conversations: bool = True
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
+    checkpoints: int | None = None
 
     @property
     def all_files(self) -> tuple[Path, ...]:
@@ -153,7 +157,15 @@ class LlamaServerChild:
         return await asyncio.shield(self._life)
 
     async def healthy(self) -> bool:
-        return await self._control.healthy(self.port)
+        return await self._control.healthy(self.port) or out_of_descriptors()
+
+    def halted(self) -> str:
+        stat = process_stat(self.pid)
+        return "" if stat is None else stat.halted
+
+    def cpu_seconds(self) -> float:
+        stat = process_stat(self.pid)
+        return 0.0 if stat is None else stat.cpu_seconds
 
     async def slots(self) -> tuple[SlotReading, ...]:
         return await self._control.slots(self.port)
@@ -190,14 +202,18 @@ class LlamaServerChild:
                 except LaunchError as error:
                     return ChildExit(code, str(error))
                 code = await self._now.process.wait()
-            asked = self._now.process.asked_to_stop
-            lines = self._log.lines()
-            reason = exit_reason(code, lines, asked=asked, name=self._name)
-            return ChildExit(code, reason, exhausted=None if asked else exhausted(code, lines))
+            return await self._explain(code)
         finally:
             self._ports.give_back(self.port)
             self._log.close()
             self._ended()
+
+    async def _explain(self, code: int) -> ChildExit:
+        asked, lines, oom = self._now.process.asked_to_stop, self._log.lines(), OomEvidence.UNKNOWN
+        if was_killed(code) and not asked:
+            oom = await asyncio.to_thread(self._now.witness.testify)
+        reason = exit_reason(code, lines, asked=asked, name=self._name, oom=oom)
+        return ChildExit(code, reason, exhausted=None if asked else exhausted(code, lines, oom=oom))
 
     def _lost_port(self, code: int) -> bool:
         return code != 0 and not self._stopping and any(PORT_IN_USE in line for line in self._log.lines())
@@ -295,6 +311,7 @@ class LlamaServerLauncher:
         async with self._preparing:
             if not self._reaped:
                 await asyncio.to_thread(self._pid_file.reap_leftovers)
+                await asyncio.to_thread(warm_up)
                 self._reaped = True
             if (known := self._finder.known) is None:
                 known = await self._finder.find()
@@ -352,10 +369,10 @@ class LlamaServerLauncher:
         spec: LlamaServerSpec,
     ) -> Spawned:
         """Spawn on a port that is free now. Raises LaunchError; then nothing is left of it."""
-        port = self._ports.take()
-        key = secrets.token_urlsafe(32)
+        key, port = secrets.token_urlsafe(32), 0
         log.redact(key)
         try:
+            port = self._ports.take()
             process = await ChildProcess.start(
                 self._argv(capabilities, model, port, placement, None if keeper is None else keeper.path, spec=spec),
                 env=child_environment(
@@ -373,10 +390,11 @@ class LlamaServerLauncher:
         except BaseException as error:
             self._ports.give_back(port)
             if isinstance(error, OSError):
-                raise LaunchError(f"cannot start {capabilities.name}: {error.strerror or error}") from error
+                message = f"cannot start {capabilities.name}: {error.strerror or error}"
+                raise LaunchError(message, passing=is_shortage(error)) from error
             raise
         log.note(f"{capabilities.name} started, pid {process.pid}, port {port}")
-        return Spawned(port, key, process)
+        return Spawned(port, key, process, OomWitness(process.pid))
 
     def _make_working_dir(self) -> Path:
         try:
@@ -410,5 +428,6 @@ class LlamaServerLauncher:
             shares=placement.shares,
             # A command line flag of ours would override what the model's own environment says.
             cache_ram_mb=None if "LLAMA_ARG_CACHE_RAM" in spec.env else self._cache_ram_mb,
+            checkpoints=spec.checkpoints,
             slot_save_path=slot_save_path,
         )

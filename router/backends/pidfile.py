@@ -18,6 +18,7 @@ from typing import Final
 import psutil
 
 from router.backends.process_group import kill_group
+from router.backends.process_stat import process_stat
 
 _log = logging.getLogger(__name__)
 
@@ -28,21 +29,17 @@ _WAIT_SEC = 1.0
 def start_mark(pid: int) -> str | None:
     """What tells this process from an earlier or later one with the same number; None when there is no such process.
 
-    On Linux the boot's id and the start in clock ticks since boot (field 22 of `/proc/<pid>/stat`, proc(5)), which no
-    change of the wall clock can move; elsewhere the creation time.
+    On Linux the boot's id and the start in clock ticks since boot, which no change of the wall clock can move;
+    elsewhere the creation time.
     """
-    if sys.platform != "linux":
-        try:
-            return f"{psutil.Process(pid).create_time():.2f}"
-        except psutil.Error:
-            return None
+    stat = process_stat(pid)
+    if stat is None or sys.platform != "linux":
+        return None if stat is None else stat.started
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return None
-    # The second field is the name in brackets, which may hold anything.
-    return f"{boot}:{stat.rpartition(')')[2].split()[19]}"
+    return f"{boot}:{stat.started}"
 
 
 class PidFile:

@@ -34,6 +34,20 @@ class PortPool:
         self._taken.discard(port)
 
 
+def out_of_descriptors() -> bool:
+    """Whether this process can open no socket now: then a call that failed says nothing about whom it was for."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM).close()
+    except OSError as error:
+        return is_shortage(error)
+    return False
+
+
+def is_shortage(error: OSError) -> bool:
+    """Whether it was this process or the machine that had too little of something for a moment."""
+    return error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
+
+
 def _free(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As a server would: a connection in TIME_WAIT does not make a port busy. (On Windows it means another thing.)

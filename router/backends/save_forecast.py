@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from router.engine.ports import KEEP_TIMEOUT_SEC
+
 # Of the prefill that a save spares, the part that it may take itself.
 WORTH_SHARE = 0.25
 # Two calls and a file cost this much at any size.
 _OVERHEAD_SEC = 0.005
 _FIRST_GUESS = 250e6  # bytes per second, of a plain disk
 _MEASURABLE = 1_000_000  # bytes; below it one sees the overhead
-_LONGEST_SEC = 30.0
 
 
 @dataclass(slots=True)
@@ -65,4 +66,4 @@ class Forecast:
 
 def deadline(prefill: float) -> float:
     """The longest that saving or restoring may take: beyond it, it is not worth it."""
-    return min(_LONGEST_SEC, WORTH_SHARE * prefill)
+    return min(KEEP_TIMEOUT_SEC, WORTH_SHARE * prefill)

@@ -50,7 +50,11 @@ class SlotKeeper:
         if not self._restores:
             return 0
         try:
-            found = await asyncio.to_thread(self._folder.newest, slots + self._aside)
+            if not await asyncio.to_thread(self._folder.newest, 1):
+                return 0
+            # llama.cpp's fit may have cut the context: what a longer or shorter one wrote is not for this child.
+            context = max(slot.context for slot in await control.slots(port))
+            found = await asyncio.to_thread(self._folder.newest, slots + self._aside, context=context)
             await self._restore_aside(control, port, found[slots:])
             slot = 0
             for one in found[:slots]:
@@ -95,17 +99,21 @@ class SlotKeeper:
             self._first_task = 1 + max(slot.task for slot in await control.slots(port))
 
     async def _restore_one(self, control: ControlClient, port: int, slot: int, one: Conversation) -> bool:
-        part = await asyncio.to_thread(self._folder.doubt, one)
+        part = self._folder.doubt(one)  # not in a thread: a cancellation would lose sight of it
         if part is None:
             return False
+        read = False
         try:
             state = await control.restore_slot(port, slot, part.name, timeout=deadline(one.prefill))
             if state.tokens != one.tokens:
                 raise ConnectionError(f"{state.tokens} of {one.tokens} tokens restored")
+            read = True
         except OSError as error:
             _log.debug("%s: a kept conversation of %d tokens is of no use: %s", self._model, one.tokens, error)
-            await asyncio.to_thread(self._folder.discard, part)
             return False
+        finally:
+            if not read:  # also when this is cancelled, as it is when the child dies of the file
+                self._folder.discard(part)
         await asyncio.to_thread(self._folder.trust, part, one)
         self._restored.append(one)
         return True
@@ -119,7 +127,7 @@ class SlotKeeper:
             return None
         if not await asyncio.to_thread(self._folder.has_room, self._forecast.size(tokens)):
             return None
-        part = await asyncio.to_thread(self._folder.begin)
+        part = self._folder.begin()
         try:
             return await self._write(control, port, slot, part, used)
         finally:
@@ -139,8 +147,15 @@ class SlotKeeper:
             _log.debug("%s: slot %d is not saved: %s", self._model, slot.id, error)
             return None
         self._forecast.note_save(state.tokens, state.bytes, time.monotonic() - began)
-        keep = self._folder.keep
-        return await asyncio.to_thread(keep, part, tokens=state.tokens, size=state.bytes, prefill=prefill, used=used)
+        return await asyncio.to_thread(
+            self._folder.keep,
+            part,
+            tokens=state.tokens,
+            size=state.bytes,
+            prefill=prefill,
+            context=slot.context,
+            used=used,
+        )
 
     def _was_in_vain(self, continued: Sequence[Conversation], cached: float | None) -> bool:
         """Whether prompts that were restored and came again were not found in the cache."""

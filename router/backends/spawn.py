@@ -17,6 +17,10 @@ from typing import Any
 
 from router.backends.process_group import kill_group
 
+# A fork keeps the interpreter's lock until the program has been loaded. Twenty threads that do so one after the other
+# would leave the loop none of it in between.
+_ONE_AT_A_TIME = threading.Lock()
+
 
 class OsProcess:
     """One process, leader of a session and a group of its own, with a thread that starts it and waits for its end.
@@ -59,9 +63,10 @@ class OsProcess:
 
     def _attend(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None, stdin: int, output: int) -> None:
         try:
-            process = subprocess.Popen(
-                argv, env=env, cwd=cwd, stdin=stdin, stdout=output, stderr=output, start_new_session=True
-            )
+            with _ONE_AT_A_TIME:
+                process = subprocess.Popen(
+                    argv, env=env, cwd=cwd, stdin=stdin, stdout=output, stderr=output, start_new_session=True
+                )
         except (OSError, ValueError) as error:  # ValueError: a null byte in an argument
             self._tell(self._started.set_exception, error if isinstance(error, OSError) else OSError(str(error)))
             return

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from router.config.discovery import discover
+from router.config.discovery import Discovered, discover
 from router.config.files import FileRefused, is_folder, locate
 from router.config.models import ModelConfig, SystemConfig
 from router.config.names import name_fault
 from router.config.problems import key_path, shown
+from router.devices.gguf import GgufError, read_header
 from router.errors import Problem
 
 
@@ -98,9 +99,20 @@ def _add_discovered(catalog: Catalog, base: Path) -> None:
     found, notes = discover(base, taken_names=catalog.names, taken_files=known)
     catalog.notes += notes
     for one in found:
-        flags = ("--mmproj", str(one.mmproj)) if one.mmproj else ()
-        catalog.models[one.name] = ModelConfig(model_path=one.file, flags=flags)
+        catalog.models[one.name] = ModelConfig(model_path=one.file, flags=_flags(one))
         catalog.files[one.name] = one.file
         catalog.names[one.name] = one.name
     if not catalog.models:
         catalog.notes.append(f"{base}: no *.gguf below it")
+
+
+def _flags(found: Discovered) -> tuple[str, ...]:
+    """What a model needs beside its file: its projector, and for one that embeds or ranks to be started for that."""
+    projector = ("--mmproj", str(found.mmproj)) if found.mmproj else ()
+    try:
+        header = read_header(found.file)
+    except GgufError:  # its load will say so
+        return projector
+    if header.is_reranker:
+        return (*projector, "--reranking")
+    return (*projector, "--embedding") if header.is_embedding else projector

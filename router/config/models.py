@@ -102,7 +102,7 @@ def _check_network(value: str) -> str:
 
 def _check_devices(value: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(value)) != len(value):
-        raise refuse("expected each device once")
+        raise refuse(f"expected each device once, got {list(value)}")
     return value
 
 
@@ -250,8 +250,10 @@ class SystemConfig(_Section):
     memory_budget_mb: Count | None = None
     base_port: Annotated[int, Field(ge=1, le=MAX_PORT)] = 8085
     health_interval_sec: Seconds = 30.0
+    health_failures: Count = 3
     restart_grace_sec: Seconds = 10.0
     drain_timeout_sec: NotNegative = 30.0
+    max_rss_mb: Count | None = None
     state_dir: FilePath = Path(".llama-router")
     keep_conversations: bool = True
     keep_conversations_mb: Count = 4096
@@ -264,6 +266,7 @@ class ModelConfig(_Section):
         flags: handed to llama-server as they are, each flag and each value an element of its own.
         env: for the child alone. Values may be secret: never log them.
         idle_timeout_sec: None = `system.idle_timeout_sec`.
+        max_rss_mb: None = `system.max_rss_mb`.
         exclusive_with: names or aliases of other models.
         min_replicas: kept in memory, as long as there is room.
         max_replicas: loaded at most when many wait and memory is idle.
@@ -282,6 +285,7 @@ class ModelConfig(_Section):
     pinned: bool = False
     evict_cost: NotNegative = 1.0
     exclusive_with: Annotated[tuple[str, ...], FromList] = ()
+    max_rss_mb: Count | None = None
     min_replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] = 0
     max_replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
 

@@ -109,6 +109,11 @@ class Settings:
             return own
         return self.system.idle_timeout_sec if self.system.enable_idle_timeout else None
 
+    def max_rss_mb(self, name: str) -> int | None:
+        """MiB of RAM beyond which an idle replica of the model is started anew; None = never. Raises KeyError."""
+        own = self.models[self._names[name]].max_rss_mb
+        return self.system.max_rss_mb if own is None else own
+
     def exclusive_with(self, name: str) -> frozenset[str]:
         """Canonical names of the models that this one says it excludes. Raises KeyError."""
         return frozenset(self._names[other] for other in self.models[self._names[name]].exclusive_with)

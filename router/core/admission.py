@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.core.forecast import expected_wait
+from router.core.forecast import expected_wait, shortage
 from router.core.lifecycle import Health
 from router.core.records import Model, State
 from router.core.types import Reject, RejectCode, Ticket
@@ -48,6 +48,8 @@ def timed_out(state: State, model: Model, ticket: Ticket, now: float) -> Reject:
     """What a waiter is told at its deadline."""
     waited = now - ticket.arrived
     message = f"No slot of model '{ticket.model}' became free within {waited:.0f} s ({model.status} now)."
+    if lacks := shortage(state, model):
+        message = f"{message} It waits for room: it {lacks}."
     retry_after = _bounded(expected_wait(state, model, model.queue.width, now))
     return Reject(ticket.id, ticket.model, RejectCode.TIMEOUT, message, retry_after)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from router.core.fleet import Fleet
 from router.core.growth import extras
-from router.core.learning import FORESEEN, observed_need, outgrown, projected_need, raised_need
+from router.core.learning import FORESEEN, RAISED, observed_need, outgrown, projected_need, raised_need
 from router.core.lifecycle import ReplicaState
 from router.core.outbox import Outbox
 from router.core.records import Model, Replica, State
@@ -60,6 +60,13 @@ class Appetite:
         model = self._model(replica)
         if model.need.source not in FORESEEN or replica.has_worked:
             self._learn(model, replica)
+
+    def ran_out(self, replica: Replica, exhausted: Exhaustion) -> None:
+        """It ran out of memory at work: its next replica is given more room, until that one has shown what it takes."""
+        model = self._model(replica)
+        if model.need.source != RAISED:  # once: it may be something else that fills the memory
+            seen, most = self._ledger.peak(replica.id), self._ledger.capacity()
+            model.need = raised_need(model.need, exhausted, seen, most)
 
     def raise_after(self, replica: Replica, exhausted: Exhaustion, reason: str, now: float) -> bool:
         """A load has run out of memory: raise its model's need and make idle others go.

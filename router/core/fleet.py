@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from router.core.growth import extras
 from router.core.lifecycle import ReplicaState
 from router.core.outbox import Outbox
 from router.core.plan import startable
@@ -25,7 +24,7 @@ class Fleet:
         self._state.replicas[replica.id] = replica
         self._state.ledger.book(replica.id, placement)
         model.replicas.append(replica)
-        model.reason, model.promised, model.ejected = "", False, False
+        model.reason, model.promised, model.ejected, model.misfit = "", False, False, False
         self._out.touch(model)
 
     def start_reserved(self, now: float) -> None:
@@ -39,15 +38,11 @@ class Fleet:
             self._out.add(WakeAt(wake))
 
     def drop_unwanted(self, now: float) -> None:
-        """Give up reserved replicas that nobody waits for any more, and extra ones once others want memory."""
-        is_scarce = any(model.is_hungry for model in self._state.models.values())
+        """Give up reserved replicas that nobody waits for any more."""
         for replica in list(self._state.replicas.values()):
-            if replica.state is not ReplicaState.RESERVED:
-                continue
             model = self._model(replica)
-            is_extra = replica in extras(model)
             is_wanted = model.queue or model.want or model.spec.min_replicas
-            if not is_wanted or (is_extra and (is_scarce or not model.queue)):
+            if replica.state is ReplicaState.RESERVED and not is_wanted:
                 self.remove(replica, now)
 
     def abandon(self, model: Model, now: float) -> None:

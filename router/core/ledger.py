@@ -116,7 +116,10 @@ class Ledger:
             own = booking.booked.get(device, 0)
             booked += own
             unseen += max(0, own - booking.seen.get(device, 0))
-        return min(self.devices[device].capacity - booked, self._readings[device].free - unseen)
+        reading = self._readings[device]
+        if reading.fault:  # nothing new goes there, whoever may leave it
+            return -reading.total - booked
+        return min(self.devices[device].capacity - booked, reading.free - unseen)
 
     def _view(self, device: Device) -> DeviceView:
         reading = self._readings[device.id]
@@ -128,4 +131,5 @@ class Ledger:
             booked=sum(b.booked.get(device.id, 0) for b in self._bookings.values()),
             seen=sum(b.seen.get(device.id, 0) for b in self._bookings.values()),
             available=max(0, self._available(device.id)),
+            fault=reading.fault,
         )

@@ -155,12 +155,20 @@ def _grow_by_line(state: State, model: Model, room: Room, result: Plan, now: flo
     found = room.fit_now(model)
     if not isinstance(found, Placement) or not found.whole:
         return  # whatever changes the memory has it looked at again
+    if _are_free_of_loads(state, result, found, now):
+        _reserve(model, found, room, result)
+
+
+def _are_free_of_loads(state: State, result: Plan, found: Placement, now: float) -> bool:
+    """Whether nothing loads on the GPUs of a placement, or is about to."""
     locked = locks(state)
     until = max((locked.get(gpu, now) for gpu in found.gpus), default=now)
     if until > now:
         result.wake_by(until)
-    else:
-        _reserve(model, found, room, result)
+        return False
+    reserved = [one.placement for one in state.replicas.values() if one.state is ReplicaState.RESERVED]
+    reserved += [placement for _, placement in result.reservations]
+    return not any(set(found.gpus) & set(placement.gpus) for placement in reserved)
 
 
 def _reserve(model: Model, found: Placement, room: Room, result: Plan) -> None:
@@ -174,6 +182,8 @@ def _make_room(state: State, model: Model, room: Room, result: Plan, now: float)
     victims = choose_victims(candidates, lambda taken: room.fit_later(model, taken) is not None)
     if victims is None and (model.urgency() > now or room.is_barred(model, candidates)):
         return
+    if victims is None and room.fit_in_the_end(model, _movable(state)) is None:
+        return  # the memory that it lacks is not ours to give: whoever went would go for nothing
     # One whose deadline has passed takes what it can get now and keeps it from those behind: else each piece that
     # comes free would go to a smaller model, and a large one would never find all of its pieces free at once.
     for victim in candidates if victims is None else victims:
@@ -183,6 +193,12 @@ def _make_room(state: State, model: Model, room: Room, result: Plan, now: float)
     later = room.fit_later(model) or room.fit_in_the_end(model, staying)
     if later is not None:
         room.take(model, later)
+
+
+def _movable(state: State) -> list[Replica]:
+    """What could leave at all, now or later: of a pinned model what is extra."""
+    staying = (replica for replica in state.replicas.values() if replica.state not in LEAVING)
+    return [r for r in staying if not state.models[r.model].spec.pinned or r in extras(state.models[r.model])]
 
 
 def _ids(victims: Iterable[tuple[Replica, str]]) -> set[int]:

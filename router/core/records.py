@@ -136,6 +136,7 @@ class Model:
         promised: another makes room for it, or did.
         yielded: when it last made room for another while it had work.
         lower_need: what was thought that it takes, while it is tried with more after it ran out of memory.
+        misfit: it was wanted last, and cannot fit.
         ejected: an operator wants none of it in memory until somebody asks for it.
         setbacks: failures of replicas beside others of the model.
         grows_at: before that no replica is loaded beside others.
@@ -160,6 +161,7 @@ class Model:
     promised: bool = False
     yielded: float = -math.inf
     lower_need: Need | None = None
+    misfit: bool = False
     ejected: bool = False
     grows_at: float = -math.inf
     looks_at: float = -math.inf
@@ -261,6 +263,8 @@ class Model:
     def status(self) -> Status:
         if self.is_hungry:
             return Status.LOADING  # it waits for room
+        if self.misfit and not self.replicas:
+            return Status.FAILED
         leader = self.leader
         return outward(None if leader is None else leader.state, self.health)
 

@@ -13,7 +13,7 @@ from typing import Any
 from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
 from router.core.appetite import Appetite
 from router.core.fleet import Fleet
-from router.core.forecast import expected_wait, obstacle
+from router.core.forecast import expected_wait, obstacle, shortage
 from router.core.grants import Grants
 from router.core.growth import LOOK_SEC, may_grow, next_idle
 from router.core.ledger import Ledger
@@ -22,6 +22,7 @@ from router.core.liveness import Patience, troubles
 from router.core.outbox import Outbox
 from router.core.plan import plan
 from router.core.records import Model, Replica, State, Want
+from router.core.recycling import outsized
 from router.core.roster import Roster
 from router.core.setbacks import Setbacks
 from router.core.types import (
@@ -37,6 +38,7 @@ from router.core.types import (
     ModelSpec,
     ModelView,
     Policy,
+    Recycled,
     RejectCode,
     ReplicaId,
     Ticket,
@@ -121,6 +123,8 @@ class Scheduler:
             self._grants.serve(model, now)
         elif not model.is_at_work:
             model.experience.returns.ran_dry(now)
+            if model.spec.max_rss is not None:
+                self._recycle(replica, now)
         if replica.state is _DRAINING and not replica.leases:
             self._fleet.stop(replica, now, force=False)
         elif model.rests(replica) or self._next_claim <= now:
@@ -208,6 +212,8 @@ class Scheduler:
         if not self._closing:
             self._setbacks.exited(replica, before, reason, now, timed_out=timed_out, exhausted=exhausted)
         self._appetite.ended(replica)
+        if exhausted is not None and before in (ReplicaState.READY, ReplicaState.DRAINING):
+            self._appetite.ran_out(replica, exhausted)
         self._out.touch(self._models[replica.model])
         self._wake(now)
         return self._out.flush()
@@ -239,6 +245,7 @@ class Scheduler:
         for replica_id, held in usage.items():
             if replica_id in self._replicas:
                 self._appetite.observed(self._replicas[replica_id], held, peaks.get(replica_id, _NOTHING))
+                self._recycle(self._replicas[replica_id], now)
         self._replan(now)
         return self._out.flush()
 
@@ -282,6 +289,7 @@ class Scheduler:
         model.setbacks.clear()
         model.grows_at = -math.inf
         model.lower()
+        model.misfit = False
         if model.health is not Health.AVAILABLE:
             self._recover(model)
         return self._conclude(now)
@@ -338,7 +346,7 @@ class Scheduler:
         model = self._models[found.model]
         before = model.queue.before(ticket)
         wait = expected_wait(self._state, model, model.queue.width_of(before), now)
-        return LinePlace(len(before), wait, obstacle(self._state, model))
+        return LinePlace(len(before), wait, obstacle(self._state, model), shortage(self._state, model))
 
     def troubles(
         self, patience: Patience, held: Mapping[ReplicaId, Collection[LeaseId]], now: float
@@ -366,7 +374,7 @@ class Scheduler:
             self._revive(replica, now)
         for model, message in decided.impossible:
             model.lower()
-            model.want, model.reason = Want.NO, f"cannot fit: {message}"
+            model.want, model.reason, model.misfit = Want.NO, f"cannot fit: {message}", True
             self._grants.turn_away(model, RejectCode.TOO_LARGE, f"Model '{model.spec.name}' {model.reason}")
             self._out.touch(model)
         for model in decided.dropped:
@@ -404,6 +412,17 @@ class Scheduler:
         model = self._models[replica.model]
         model.yielded = -math.inf
         self._grants.serve(model, now)
+
+    def _recycle(self, replica: Replica, now: float) -> None:
+        """Start an idle replica anew if it holds more RAM than it may."""
+        held = outsized(self._state, replica, now)
+        if held is None:
+            return
+        self._out.add(Recycled(replica.model, held))
+        self._fleet.let_go(replica, "is started anew, as it held more RAM than max_rss_mb", now)
+        model = self._models[replica.model]
+        if not model.staying:  # others of it are enough until they are not
+            model.want = max(model.want, Want.RESTART)
 
     # -- time --------------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,9 @@ class Setbacks:
         Beside another replica of its model that is nobody's loss: it is only not tried again for a while.
         """
         model = self._state.models[replica.model]
+        if replica.ready is not None:
+            for record in (model.failures, model.setbacks):
+                record.served(now - replica.ready)
         if before is ReplicaState.STARTING:
             if model.staying:
                 self._failed_beside_others(model, now)
@@ -42,7 +45,7 @@ class Setbacks:
 
     def _failed_beside_others(self, model: Model, now: float) -> None:
         retry_at = model.setbacks.note(now)
-        model.grows_at = now + self._state.policy.failure_window if retry_at is None else retry_at
+        model.grows_at = now + self._state.policy.healthy_time if retry_at is None else retry_at
 
     def _load_failed(self, model: Model, reason: str, now: float, *, timed_out: bool) -> None:
         if model.want is not Want.RESTART:

@@ -81,12 +81,17 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class DeviceReading:
-    """What a device shows at one moment; `used + free` may be less than `total` (reserved by the driver)."""
+    """What a device shows at one moment; `used + free` may be less than `total` (reserved by the driver).
+
+    Attributes:
+        fault: why it could not be read now, so that the figures are old; empty when all is well.
+    """
 
     id: DeviceId
     total: int
     used: int
     free: int
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +174,7 @@ class ModelSpec:
         evict_cost: how much dearer than its measured load its eviction is to be taken; 1 = just as dear.
         exclusive_with: models that must not be in memory together with it; it is enough if one of two names the other.
         load_seconds: what its loads took in earlier runs, as far as that was seen.
+        max_rss: bytes of RAM; an idle replica that holds more is started anew. None = no bound.
         min_replicas: kept in memory as long as there is room, whether anybody asks or not.
         max_replicas: there are never more, however many wait.
     """
@@ -181,6 +187,7 @@ class ModelSpec:
     evict_cost: float = 1.0
     exclusive_with: frozenset[str] = frozenset()
     load_seconds: float | None = None
+    max_rss: int | None = None
     min_replicas: int = 0
     max_replicas: int = 1
 
@@ -298,7 +305,15 @@ class Evicted:
     replica: ReplicaId
 
 
-Command = Start | Stop | Grant | Reject | WakeAt | Changed | Evicted
+@dataclass(frozen=True, slots=True)
+class Recycled:
+    """This model's idle replica is started anew, as it holds so many bytes of RAM."""
+
+    model: str
+    held: int
+
+
+Command = Start | Stop | Grant | Reject | WakeAt | Changed | Evicted | Recycled
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -341,6 +356,8 @@ class ModelView:
         booked, seen: bytes per device; `estimate` is what would be booked for the next load.
         retry_at: when a model that failed will be tried again.
         cut: what llama.cpp has left out of the model in memory to make it fit, in words.
+        shortage: the memory that it waits for, in words; empty when it waits for nothing, or for something else.
+        misfit: it was wanted and cannot fit; `reason` has the arithmetic. The next request tries again.
         replicas: those that hold memory, the oldest first.
     """
 
@@ -366,6 +383,8 @@ class ModelView:
     load_seconds: float | None = None
     service_seconds: float | None = None
     cut: str = ""
+    shortage: str = ""
+    misfit: bool = False
     replicas: tuple[ReplicaView, ...] = ()
 
     @property
@@ -379,11 +398,16 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True)
 class LinePlace:
-    """Where a waiter stands: how many before it, for how many more seconds, probably, and why its line waits."""
+    """Where a waiter stands: how many before it, for how many more seconds, probably, and why its line waits.
+
+    Attributes:
+        shortage: the memory that is missing, in words, where that is why.
+    """
 
     ahead: int
     expected_wait: float
     obstacle: Obstacle | None = None
+    shortage: str = ""
 
     @property
     def position(self) -> int:
@@ -402,6 +426,7 @@ class DeviceView:
     booked: int
     seen: int
     available: int  # bytes a new model could book now
+    fault: str = ""  # why it cannot be read now, and gets no new model
 
     @property
     def others(self) -> int:
@@ -418,7 +443,8 @@ class Policy:
         min_residency: seconds a replica that has work is left alone after it became ready; None = twice what its model
             takes to load, within 1 to 30.
         restart_grace: a child that dies after this many seconds of READY restarts at once, uncounted.
-        failure_limit, failure_window: so many failures within so many seconds make a model FAILED.
+        failure_limit: so many failures, none of them forgotten, make a model FAILED.
+        healthy_time: after so many seconds of READY in all since the last failure, failures are forgotten.
         backoff_base, backoff_cap: first and longest pause after a failure; doubles in between.
         load_lock: seconds after which a load that has not allocated its memory no longer keeps others off its GPUs, if
             it is not known how long it takes; twice as long as it takes otherwise.
@@ -432,7 +458,7 @@ class Policy:
     min_residency: float | None = None
     restart_grace: float = 10.0
     failure_limit: int = 5
-    failure_window: float = 600.0
+    healthy_time: float = 600.0
     backoff_base: float = 1.0
     backoff_cap: float = 300.0
     load_lock: float = 30.0

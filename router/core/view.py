@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from router.core.forecast import expected_wait, obstacle
+from router.core.forecast import expected_wait, obstacle, shortage
 from router.core.ledger import Ledger
 from router.core.lifecycle import Health, ReplicaState, outward
 from router.core.records import Model, Replica, State
@@ -16,7 +16,8 @@ def model_view(state: State, model: Model, now: float) -> ModelView:
     replica = model.leader
     replicas = tuple(_replica_view(state.ledger, one) for one in model.replicas)
     oldest = model.queue.oldest_arrival()
-    own = "waits for room" if model.is_hungry else model.reason
+    lacks = shortage(state, model) if model.is_hungry else ""
+    own = ": ".join(filter(None, ("waits for room", lacks))) if model.is_hungry else model.reason
     return ModelView(
         name=model.spec.name,
         status=model.status,
@@ -40,6 +41,8 @@ def model_view(state: State, model: Model, now: float) -> ModelView:
         load_seconds=model.experience.load.value,
         service_seconds=model.experience.service.value,
         cut="" if replica is None else replica.cut,
+        shortage=lacks,
+        misfit=model.misfit,
         replicas=replicas,
     )
 

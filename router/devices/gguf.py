@@ -19,14 +19,16 @@ from typing import BinaryIO
 from router.devices.ggml_types import GGML_TYPES
 
 MAX_HEADER_BYTES = 128 * 1024**2  # the largest real ones (260k tokens and their merges) have about 20 MiB
-MAX_KEYS = 65_536
-MAX_TENSORS = 65_536
-MAX_SKIPPED_STRINGS = 4_000_000  # bounds the time: about 0.2 µs each
+MAX_KEYS = 16_384
+MAX_TENSORS = 16_384  # the largest real models have some thousand
+MAX_SKIPPED_STRINGS = 2_000_000  # bounds the time: about 0.1 µs each; the largest real vocabularies have 800k
 MAX_KEY_BYTES = 1024
 MAX_STRING_BYTES = 4 * 1024**2
 MAX_NAME_BYTES = 64  # of a tensor: ggml's GGML_MAX_NAME
 MAX_DIMS = 4
 KEPT_ARRAY_LENGTH = 512  # per-layer values are kept (some models have 160 layers), vocabularies are not
+MAX_KEPT_TEXT_BYTES = 6 * 1024**2  # of all strings together; four times as many in memory at worst
+MAX_KEPT_VALUES = 131_072  # of all arrays together; some 36 bytes each in memory
 DEFAULT_ALIGNMENT = 32
 
 _CHUNK = 1024**2
@@ -276,6 +278,8 @@ class _Parser:
 
     reader: _Reader
     metadata: dict[str, Value] = field(default_factory=dict)
+    kept_text: int = 0
+    kept_values: int = 0
 
     def header(self) -> GgufHeader:
         version = self._version()
@@ -315,7 +319,9 @@ class _Parser:
         if kind == _ARRAY:
             self.metadata[key] = self._array(key)
         elif kind == _STRING:
+            before = self.reader.position
             self.metadata[key] = self.reader.string(MAX_STRING_BYTES, f"the value of {key!r}")
+            self.kept_text = self._within(self.kept_text + self.reader.position - before, MAX_KEPT_TEXT_BYTES, key)
         else:
             self.metadata[key] = self._scalars(key, kind, 1)[0]
 
@@ -325,10 +331,17 @@ class _Parser:
             self.reader.skip_strings(length)
             return ArrayInfo("string", length)
         if length <= KEPT_ARRAY_LENGTH:
+            self.kept_values = self._within(self.kept_values + length, MAX_KEPT_VALUES, key)
             values = self._scalars(key, kind, length)
             return ArrayInfo(_TYPE_NAMES[kind], length, values)
         self.reader.skip(length * struct.calcsize(_code(key, kind)))
         return ArrayInfo(_TYPE_NAMES[kind], length)
+
+    @staticmethod
+    def _within(kept: int, limit: int, key: str) -> int:
+        if kept > limit:
+            raise _Malformed(f"its metadata up to {key!r} takes {kept:,}; at most {limit:,} are kept of a header")
+        return kept
 
     def _scalars(self, key: str, kind: int, count: int) -> tuple[bool | int | float, ...]:
         code = f"<{count}{_code(key, kind)}"
@@ -389,6 +402,9 @@ def _sized(raw: list[_RawTensor], room: int, alignment: int) -> tuple[TensorInfo
             raise _Malformed(f"cut short: {short:,} bytes of tensor {tensor.name!r} are missing; download it again")
         type_name = known.name if known else f"type {tensor.type}"
         tensors.append(TensorInfo(tensor.name, tensor.shape, type_name, tensor.offset, size))
+    together = sum(tensor.bytes for tensor in tensors)
+    if together > room:
+        raise _Malformed(f"its tensors overlap: they have {together:,} bytes, and there are {room:,}")
     return tuple(tensors)
 
 

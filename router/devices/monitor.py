@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 from router.core.types import HOST, Device, DeviceId, DeviceReading
@@ -96,7 +97,9 @@ class SystemDevices:
         return self._gpus.quarantined
 
     async def read(self) -> tuple[DeviceReading, ...]:
-        return (*await self._read_gpus(), await self._read_host())
+        gpus = await self._read_gpus()
+        faults = self.quarantined
+        return (*(replace(gpu, fault=faults.get(gpu.id, "")) for gpu in gpus), await self._read_host())
 
     async def usage(self, pid: int) -> Mapping[DeviceId, int]:
         try:

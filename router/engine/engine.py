@@ -27,6 +27,7 @@ from router.core.types import (
     ModelView,
     Policy,
     Priority,
+    Recycled,
     Reject,
     ReplicaId,
     Start,
@@ -220,11 +221,11 @@ class Engine:
         if not self.accepting:
             raise ShuttingDown(SHUTTING_DOWN, retry_after=5)
         view = self.view(model)
-        if view.status is Status.FAILED and view.retry_at is None:
+        if view.status is Status.FAILED and view.retry_at is None and not view.misfit:
             raise ModelFailed(f"Model '{model}' has failed and waits for a reset: {view.reason}")
         self._apply(self._scheduler.load(model, self.clock(), evict=evict))
         view = self.view(model)
-        if evict and view.status is Status.OFF and view.reason:  # the planner has found that it can never fit
+        if evict and view.misfit:
             raise ModelTooLarge(f"Model '{model}' {view.reason}")
 
     async def wait_ready(self, model: str, *, timeout: float) -> None:
@@ -233,7 +234,7 @@ class Engine:
             async with asyncio.timeout(timeout):
                 while (view := self.view(model)).status is not Status.READY:
                     if view.status is Status.FAILED:
-                        raise ModelFailed(f"Model '{model}' {view.reason}")
+                        raise (ModelTooLarge if view.misfit else ModelFailed)(f"Model '{model}' {view.reason}")
                     if view.status is Status.OFF:
                         raise ModelEjected(f"Model '{model}' {view.reason or 'was unloaded meanwhile'}.")
                     await self._news.wait()
@@ -242,13 +243,16 @@ class Engine:
             raise QueueTimeout(message, retry_after=self.view(model).expected_wait) from None
 
     async def eject(self, model: str, *, force: bool) -> None:
-        """Unload a model and wait until it is out of memory; leases run to their end first, unless `force`."""
+        """Unload a model and wait until it is out of memory; leases run to their end first, unless `force`.
+
+        Returns as well when somebody has it loaded again before they have ended.
+        """
         replicas = {one.id for one in self.view(model).replicas}
         for supervisor in (self._supervisors[replica] for replica in replicas & self._supervisors.keys()):
             if force:
                 supervisor.abort_leases(ModelEjected(f"Model '{model}' was ejected by an operator."))
         self._apply(self._scheduler.eject(model, self.clock(), force=force))
-        while any(one.id in replicas for one in self.view(model).replicas):
+        while any(one.id in replicas and one.status is not Status.READY for one in self.view(model).replicas):
             await self._news.wait()
 
     def reset(self, model: str) -> None:
@@ -340,6 +344,10 @@ class Engine:
                 _log.info("%s makes room for %s", model, for_model)
                 self._observer.evicted(model, for_model)
                 self._ahead.begin(for_model)
+            case Recycled(model, held):
+                _log.warning("%s is idle and holds %d MiB of RAM, more than max_rss_mb: it is started anew", model,
+                             held // 1024**2)  # fmt: skip
+                self._observer.recycled(model, held)
 
     def _on_grant(self, command: Grant) -> None:
         ticket = self._waiting.ticket(command.ticket)
@@ -445,7 +453,7 @@ class Engine:
                 supervisor.replica,
                 ended.reason,
                 now,
-                timed_out=ended.timed_out,
+                timed_out=ended.passing,
                 exhausted=ended.exhausted,
                 peak=supervisor.peak,
             )

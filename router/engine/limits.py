@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from router.core.liveness import Patience
+from router.engine.ports import KEEP_TIMEOUT_SEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +19,8 @@ class Limits:
         load_timeout: longest load; then the child is killed.
         health_interval: between two liveness checks of a ready replica.
         health_failures: liveness checks in a row that must fail before a replica is given up.
+        process_interval: between two looks at whether a child's process runs.
         stop_grace: between TERM and KILL.
-        keep_timeout: longest that a child may take to save or restore one conversation.
         reclaim_timeout: longest wait for a dead replica's memory to be seen free.
         observe_interval: between two readings of the devices.
     """
@@ -30,8 +31,8 @@ class Limits:
     load_timeout: float = 600.0
     health_interval: float = 30.0
     health_failures: int = 3
+    process_interval: float = 2.0
     stop_grace: float = 5.0
-    keep_timeout: float = 30.0
     reclaim_timeout: float = 5.0
     observe_interval: float = 2.0
 
@@ -41,6 +42,6 @@ class Limits:
             load=self.load_timeout,
             lease=self.generation_timeout + self.request_timeout,
             stop=self.stop_grace,
-            keep=self.keep_timeout,
+            keep=KEEP_TIMEOUT_SEC,
             reclaim=self.stop_grace + self.reclaim_timeout,  # one that was given up is ended only then
         )

@@ -25,6 +25,8 @@ from router.wire.pool import Pool
 # Until the process runs; until it has read its model and serves; until its conversations are back and it is granted.
 LoadPhase = Literal["spawn", "read", "ready"]
 LOAD_PHASES: tuple[LoadPhase, ...] = ("spawn", "read", "ready")
+# The longest that a child may take to save one conversation, or to restore one, in seconds.
+KEEP_TIMEOUT_SEC = 30.0
 ConversationEvent = Literal["saved", "restored"]
 CONVERSATION_EVENTS: tuple[ConversationEvent, ...] = ("saved", "restored")
 
@@ -52,6 +54,8 @@ class SlotReading:
         task: number of its last task, in the order in which the child took them; -1 = none since its start.
         progress: grows while it works (prompt tokens processed + tokens decoded).
         tokens: what it remembers.
+        reading: it has not decoded a token of its answer yet.
+        context: tokens that it has room for; 0 = not told.
     """
 
     id: int
@@ -59,6 +63,8 @@ class SlotReading:
     task: int
     progress: int
     tokens: int = 0
+    reading: bool = False
+    context: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +75,17 @@ class ChildExit:
         code: exit code, negative for a signal (as in `subprocess`).
         reason: a sentence for people: the child's own words where it left any, e.g.
             `llama-server exited with code 1: unable to allocate CPU buffer`.
-        timed_out: it was ended because it took too long to become ready, and may be faster another time.
+        passing: the cause may pass by itself, and another try may do better: it took too long to become ready, or
+            the router was short of something.
         exhausted: the memory that it did not get enough of, if that was why.
+        halted: its process does not run, so that only SIGKILL ends it.
     """
 
     code: int
     reason: str
-    timed_out: bool = False
+    passing: bool = False
     exhausted: Exhaustion | None = None
+    halted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,15 @@ class LoadProgress:
 
 
 class LaunchError(Exception):
-    """A child could not be started or did not become ready; the message is for people."""
+    """A child could not be started or did not become ready; the message is for people.
+
+    Args:
+        passing: see `ChildExit.passing`.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class Child(Protocol):
@@ -125,6 +142,12 @@ class Child(Protocol):
 
     async def healthy(self) -> bool:
         """One liveness check with a deadline of its own; never raises."""
+
+    def halted(self) -> str:
+        """Why its process does not run though it is there, to follow "its process"; empty when it may run."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time that its process has taken so far; stands still where that cannot be told."""
 
     async def slots(self) -> tuple[SlotReading, ...]:
         """The state of its slots. Raises OSError or TimeoutError when it does not answer in time."""
@@ -195,3 +218,6 @@ class Observer(Protocol):
     def evicted(self, model: str, for_model: str) -> None: ...
 
     def restarted(self, model: str) -> None: ...
+
+    def recycled(self, model: str, held: int) -> None:
+        """Its idle replica is started anew, since it holds so many bytes of RAM."""

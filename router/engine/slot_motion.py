@@ -18,10 +18,15 @@ class SlotMotion:
         self.last_moved = 0.0
         self._last: dict[int, tuple[int, int]] = {}
 
-    def update(self, busy: Sequence[SlotReading], now: float) -> set[int]:
-        """Ids of the busy slots that have moved since the last reading, those that took up a new task included."""
+    def update(self, busy: Sequence[SlotReading], now: float, *, computes: bool = False) -> set[int]:
+        """Ids of the busy slots that have moved since the last reading, those that took up a new task included.
+
+        Of a child that computes (`computes`) so do the slots that read a prompt: they show nothing before the batch is
+        done, which takes minutes where a CPU reads ten tokens a second.
+        """
         seen = {slot.id: (slot.task, slot.progress) for slot in busy}
         moved = {slot for slot, state in seen.items() if self._last.get(slot) != state}
+        moved |= {slot.id for slot in busy if computes and slot.reading}
         self._last = seen
         if moved:
             self.last_moved = now

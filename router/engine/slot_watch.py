@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from time import monotonic
 
 from router.core.types import LeaseId
 from router.engine.abandoned import AbandonedLeases
+from router.engine.computing import Computing
 from router.engine.lease import Lease
 from router.engine.limits import Limits
 from router.engine.ports import Child, ChildExit, SlotReading
 from router.engine.slot_motion import SlotMotion
 from router.errors import GenerationTimeout, UpstreamStalled
 
+# A slot that has not moved within the limit is lost if it does not let go within this time either. llama-server gives
+# up a prompt between two batches.
+_LET_GO = 10.0
 # llama-server drops an abandoned stream at its next token, so its slot is soon granted again. A prompt it drops when it
 # has had nothing to tell anybody for a second, and an answer to `/slots` counts as something.
 _SOON = 0.3
@@ -31,15 +36,19 @@ class SlotWatch:
 
     Args:
         ended: called with an abandoned lease once its slot is idle.
+        on_cpu: it has no GPU, so that its CPU time tells whether it works at a prompt. (Whoever waits for a GPU that
+            hangs takes CPU time too.)
     """
 
-    def __init__(self, child: Child, limits: Limits, ended: Callable[[Lease], None]) -> None:
+    def __init__(self, child: Child, limits: Limits, ended: Callable[[Lease], None], *, on_cpu: bool = False) -> None:
         self._child = child
         self.limits = limits
         self._ended = ended
         self._serving: dict[int, Lease] = {}
         self._abandoned = AbandonedLeases()
+        self._on_cpu = on_cpu
         self._motion = SlotMotion()
+        self._stalled_at = -math.inf
         self._work = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -52,6 +61,10 @@ class SlotWatch:
     def held(self) -> frozenset[LeaseId]:
         """Leases that are being served, and those whose slots may still be busy."""
         return frozenset(lease.id for lease in (*self._serving.values(), *self._abandoned))
+
+    def heard_since(self, moment: float) -> bool:
+        """Whether a lease that is being served has received content since then."""
+        return any(lease.last_progress > moment for lease in self.leases)
 
     def add(self, lease: Lease) -> None:
         self._serving[lease.id] = lease
@@ -72,12 +85,13 @@ class SlotWatch:
             if not self._serving and not self._abandoned:
                 self._work.clear()
             await self._work.wait()
+            computing = Computing(self._child)
             await self._pause()
             now = monotonic()
             self._enforce_limit(now)
             quiet = self._quiet(now)
             if quiet or self._abandoned:
-                await self._look(quiet)
+                await self._look(quiet, computing)
             now = monotonic()
             self._enforce_stall(now)
             if self._is_lost(now):
@@ -100,16 +114,19 @@ class SlotWatch:
         patience = self.limits.request_timeout / 4
         return [lease for lease in self._serving.values() if now - lease.last_progress > patience]
 
-    async def _look(self, quiet: Sequence[Lease]) -> None:
+    async def _look(self, quiet: Sequence[Lease], computing: Computing) -> None:
         """Read `/slots`: credit quiet leases whose slots move, end abandoned ones whose slots are idle."""
         serving, asked = self.leases, monotonic()
         try:
             slots = await self._child.slots()
         except (OSError, TimeoutError):
-            return  # the health check finds out what is wrong
+            # Older builds answer between two batches only; else the health check finds out what is wrong.
+            if self._on_cpu and computing:
+                self._credit_all(quiet, monotonic())
+            return
         now = monotonic()
         busy = [slot for slot in slots if slot.busy]
-        moved = self._motion.update(busy, now)
+        moved = self._motion.update(busy, now, computes=self._on_cpu and bool(computing))
         self._credit(quiet, busy, moved, now)
         for lease in self._abandoned.settle(busy, serving, asked):
             self._ended(lease)
@@ -128,7 +145,10 @@ class SlotWatch:
             credited = [lease for lease in quiet if lease.id in moving]
         else:
             credited = list(quiet) if len(moved) > len(self._serving) - len(quiet) else []
-        for lease in credited:
+        self._credit_all(credited, now)
+
+    def _credit_all(self, leases: Sequence[Lease], now: float) -> None:
+        for lease in leases:
             lease.last_progress = now
 
     def _enforce_limit(self, now: float) -> None:
@@ -141,6 +161,7 @@ class SlotWatch:
         limit = self.limits.request_timeout
         for lease in self.leases:
             if now - lease.last_progress > limit:
+                self._stalled_at = max(self._stalled_at, now)
                 lease.abort(
                     UpstreamStalled(f"Model '{lease.model}' made no progress for {limit:g} s (request_timeout_sec).")
                 )
@@ -151,5 +172,8 @@ class SlotWatch:
         if oldest is None:
             return False
         limit = self.limits.request_timeout
-        last_sign = max([oldest, self._motion.last_moved, *(lease.last_progress for lease in self.leases)])
-        return now - last_sign > limit
+        last_sign = max([self._motion.last_moved, *(lease.last_progress for lease in self.leases)])
+        if last_sign < self._stalled_at:  # it has stood still for the limit already
+            return now - max(oldest, self._stalled_at) > min(limit, _LET_GO)
+        self._stalled_at = -math.inf
+        return now - max(oldest, last_sign) > limit

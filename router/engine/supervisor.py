@@ -22,6 +22,7 @@ from router.engine.ports import (
     LoadProgress,
 )
 from router.engine.slot_watch import SlotWatch
+from router.engine.vital_signs import VitalSigns
 from router.errors import RouterError
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ _RECLAIM_INTERVAL = 0.1
 _PROGRESS_INTERVAL = 0.05
 # Of what a replica was seen to hold on a GPU, the part that must be free again before it counts as given back.
 _RECLAIMED_SHARE = 0.9
+# An estimate that is further off than this factor is found out by running out of memory.
+_MOST_MISJUDGED = 2
 
 T = TypeVar("T")
 
@@ -82,6 +85,7 @@ class Supervisor:
         self._launcher = launcher
         self._monitor = monitor
         self._limits = limits
+        self._signs: VitalSigns | None = None
         self._events = events
         self._ended = False
         self._stop_wanted = asyncio.Event()
@@ -114,6 +118,8 @@ class Supervisor:
         self._limits = limits
         if self.watch is not None:
             self.watch.limits = limits
+        if self._signs is not None:
+            self._signs.limits = limits
 
     def abort_leases(self, error: RouterError) -> None:
         """End what runs on the child."""
@@ -125,6 +131,8 @@ class Supervisor:
         try:
             ended = await self._verdict()
             self._ended = True
+            if ended.halted:
+                self._grace = 0.0
             # Told before the child is ended, if that is our verdict: nothing may be granted on it from here on.
             self._events.replica_exited(self, ended)
         finally:
@@ -163,18 +171,21 @@ class Supervisor:
         try:
             child = await self._launcher.launch(self.model, self.replica, self.placement)
         except LaunchError as error:
-            return ChildExit(1, str(error))
+            return ChildExit(1, str(error), passing=error.passing)
         self.phases["spawn"] = monotonic() - began
         self.child = child
-        self.watch = watch = SlotWatch(child, self._limits, self._events.lease_ended)
+        on_cpu = not self.placement.gpus
+        self.watch = watch = SlotWatch(child, self._limits, self._events.lease_ended, on_cpu=on_cpu)
         return await self._attend(child, watch, before)
 
     async def _attend(self, child: Child, watch: SlotWatch, before: Mapping[DeviceId, int]) -> ChildExit:
         """Until the child ends, is told to, or has to."""
+        self._signs = signs = VitalSigns(child, self._limits, watch)
         ended = await _first(
             child.wait(),
-            self._serve(child, watch, before),
+            self._serve(child, watch, signs, before),
             self._until_stop(child),
+            signs.until_halted(),
         )
         if ended.code == 0 and not self._stop_wanted.is_set():
             return ChildExit(0, ended.reason or "exited with code 0 though nobody had asked it to")
@@ -198,15 +209,17 @@ class Supervisor:
         await self._in_a_hurry.wait()
         return 0
 
-    async def _serve(self, child: Child, watch: SlotWatch, before: Mapping[DeviceId, int]) -> ChildExit:
+    async def _serve(
+        self, child: Child, watch: SlotWatch, signs: VitalSigns, before: Mapping[DeviceId, int]
+    ) -> ChildExit:
         limit, began = self._limits.load_timeout, monotonic()
         try:
             async with asyncio.timeout(limit):
                 slots = await self._load(child, before)
         except TimeoutError:
-            return ChildExit(1, f"was not ready within {limit:g} s (load_timeout_sec)", timed_out=True)
+            return ChildExit(1, f"was not ready within {limit:g} s (load_timeout_sec)", passing=True)
         except LaunchError as error:
-            return ChildExit(1, str(error))
+            return ChildExit(1, str(error), passing=error.passing)
         serves = monotonic()
         restored = await child.restore_conversations()
         self._events.conversations(self, "restored", restored, monotonic() - serves)
@@ -215,7 +228,7 @@ class Supervisor:
         await self.observe(await self._monitor.read())
         self.phases |= {"read": serves - began, "ready": monotonic() - serves}
         self._events.replica_ready(self, slots)
-        return await _first(self._check_health(child), watch.run())
+        return await _first(signs.until_silent(), watch.run())
 
     async def _load(self, child: Child, before: Mapping[DeviceId, int]) -> int:
         """Wait until it is ready, and pass on what it tells meanwhile; returns its slots."""
@@ -236,14 +249,6 @@ class Supervisor:
         if self.progress != last:
             self._events.load_progressed(self, self.progress)
 
-    async def _check_health(self, child: Child) -> ChildExit:
-        failures = 0
-        while failures < self._limits.health_failures:
-            # After a failure, ask again soon: a replica that hangs should be found before the next interval is over.
-            await asyncio.sleep(self._limits.health_interval / (1 if failures == 0 else 10))
-            failures = 0 if await child.healthy() else failures + 1
-        return ChildExit(1, f"did not answer {failures} health checks in a row")
-
     async def _gpu_used(self) -> dict[DeviceId, int]:
         gpus = self.placement.gpus
         if not gpus:
@@ -254,7 +259,10 @@ class Supervisor:
         """Where the monitor cannot tell what the child holds on a GPU, take the change of the device."""
         shown = await self._monitor.usage(child.pid)
         after = await self._gpu_used()
-        self._measured = {gpu: max(0, used - before.get(gpu, used)) for gpu, used in after.items() if gpu not in shown}
+        # Others may have taken memory meanwhile, and what is learned stays: not all of it is put down to this child.
+        most = {gpu: _MOST_MISJUDGED * self.placement.bytes[gpu] for gpu in self.placement.gpus}
+        grown = {gpu: used - before.get(gpu, used) for gpu, used in after.items() if gpu not in shown}
+        self._measured = {gpu: max(0, min(amount, most[gpu])) for gpu, amount in grown.items()}
 
     async def _reclaim(self) -> None:
         """Wait until the GPUs show the dead child's memory as free, or until the deadline.

@@ -10,6 +10,7 @@ be reported with a proper status, or be replaced.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Protocol
@@ -18,7 +19,7 @@ import msgspec
 
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
-from router.errors import UpstreamFailed
+from router.errors import Overloaded, UpstreamFailed
 from router.proxy.answer import Answer
 from router.proxy.complaint import translated
 from router.proxy.detour import Detour, Untold
@@ -32,6 +33,8 @@ from router.wire.sink import ConnectionBroken, RawHeaders
 _LONGEST_ERROR = 1024 * 1024
 _BROKE_OFF = "The model's server broke off its answer. Try again."
 _UNREACHABLE = "The model's server cannot be reached; it is being restarted. Try again."
+_EXHAUSTED = "The router has as many connections open as its limit of file descriptors allows. Try again."
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 _STOPPING = "The model's server is being stopped; try again."
 _NO_STREAM = ErrorInfo.of(UpstreamFailed("The model's server did not answer with the stream that was asked for."))
 
@@ -208,4 +211,8 @@ async def _connected(pool: Pool, unasked: Lease | None = None) -> Connection:
             unasked.finish()
         raise
     except OSError as error:
+        if error.errno in _NO_DESCRIPTOR:
+            if unasked is not None:
+                unasked.finish()
+            raise Overloaded(_EXHAUSTED, retry_after=1) from error
         raise UpstreamFailed(_UNREACHABLE, retry_after=1) from error

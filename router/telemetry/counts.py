@@ -61,8 +61,8 @@ class Counts:
     """
 
     __slots__ = ("conversations", "duration", "evictions", "first_byte", "generation_seconds", "load_phases",
-                 "load_seconds", "loads", "prompt_seconds", "replays", "requests", "restarts", "tokens_cached",
-                 "tokens_in", "tokens_out", "waits")  # fmt: skip
+                 "load_seconds", "loads", "prompt_seconds", "recycles", "replays", "requests", "restarts",
+                 "tokens_cached", "tokens_in", "tokens_out", "waits")  # fmt: skip
 
     def __init__(self) -> None:
         self.requests = dict.fromkeys(REQUEST_STATUSES, 0)
@@ -75,6 +75,7 @@ class Counts:
         self.loads = {"success": 0, "failure": 0}
         self.evictions = 0
         self.restarts = 0
+        self.recycles = 0
         self.waits = [Spread(_WAIT_BUCKETS) for _ in Priority]
         self.first_byte = Spread(_FIRST_BYTE_BUCKETS)
         self.duration = Spread(_DURATION_BUCKETS)
@@ -99,6 +100,7 @@ _COUNTERS = (
     ("router_loads_total", "Finished loads by result.", "result", "loads"),
     ("router_evictions_total", "Unloads that made room for another model.", "", "evictions"),
     ("router_restarts_total", "Restarts after a replica died.", "", "restarts"),
+    ("router_recycles_total", "Idle replicas started anew for the RAM they held.", "", "recycles"),
     ("router_conversations_total", "Slots saved before an unload, restored after a load.", "event", "conversations"),
 )
 _HISTOGRAMS = (

@@ -16,6 +16,7 @@ from router.engine.ports import ConversationEvent, LoadPhase
 from router.telemetry.connections import ConnectionCounts, ConnectionsCollector
 from router.telemetry.counts import Counts, CountsCollector, KeyCounts
 from router.telemetry.gauges import EngineGauges, Provider, SharedSampler
+from router.telemetry.heartbeat import Heartbeat
 from router.telemetry.records import RecentRequests, RequestRecord
 from router.telemetry.reloads import Reloads
 from router.telemetry.status import StatusBus
@@ -56,6 +57,8 @@ class Telemetry:
         self.reloads = Reloads()
         self.registry.register(self.reloads)
         self.registry.register(ConnectionsCollector(self.connections))
+        self.heartbeat = Heartbeat()
+        self.registry.register(self.heartbeat)
         build = Gauge("router_build_info", "Always 1; the label is the version.", ["version"], registry=self.registry)
         build.labels(version).set(1)
         ProcessCollector(registry=self.registry)
@@ -127,3 +130,6 @@ class Telemetry:
 
     def restarted(self, model: str) -> None:
         self._counts[model].restarts += 1
+
+    def recycled(self, model: str, held: int) -> None:  # noqa: ARG002 the port's signature
+        self._counts[model].recycles += 1

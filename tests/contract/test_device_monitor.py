@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pynvml
 import pytest
 
-from router.core.types import HOST
+from router.core.types import HOST, DeviceReading
 from router.devices.host import HostMemory
 from router.devices.monitor import SystemDevices
 from router.engine.ports import DeviceMonitor
@@ -97,13 +97,19 @@ async def test_without_gpus_a_budget_caps_the_host(nvml: FakeNvml) -> None:
     await system.close()
 
 
+def _figures(readings: Sequence[DeviceReading]) -> list[tuple[int, int, int]]:
+    """Of the GPUs."""
+    return [(reading.total, reading.used, reading.free) for reading in readings[:2]]
+
+
 async def test_a_lost_gpu_keeps_its_last_value_in_quarantine(nvml: FakeNvml) -> None:
     system = await _system(nvml)
     before = await system.read()
     nvml.gpus[0].error, nvml.gpus[0].used = pynvml.NVML_ERROR_GPU_IS_LOST, 0
     after = await system.read()
-    assert after[:2] == before[:2]
+    assert _figures(after) == _figures(before)
     assert set(system.quarantined) == {"gpu:0"}
+    assert ["lost" in reading.fault for reading in after[:2]] == [True, False]
     assert set(await system.usage(os.getpid())) == {HOST}
     await system.close()
 
@@ -113,7 +119,9 @@ async def test_nvml_that_hangs_keeps_the_last_values_until_it_answers_again(nvml
     before = await system.read()
     nvml.answering.clear()
     for _ in range(3):
-        assert (await system.read())[:2] == before[:2]
+        readings = await system.read()
+        assert _figures(readings) == _figures(before)
+        assert [reading.fault for reading in readings] == [*["NVML does not answer within 0.2 s"] * 2, ""]
     assert system.quarantined == dict.fromkeys(("gpu:0", "gpu:1"), "NVML does not answer within 0.2 s")
     assert (await system.usage(os.getpid()))[HOST] > MIB
     nvml.gpus[0].used = 200 * MIB
@@ -121,7 +129,7 @@ async def test_nvml_that_hangs_keeps_the_last_values_until_it_answers_again(nvml
     readings = await system.read()
     while system.quarantined:  # the hung call may still be on its way out
         readings = await system.read()
-    assert readings[0].used == 200 * MIB
+    assert (readings[0].used, readings[0].fault) == (200 * MIB, "")
     await system.close()
 
 
@@ -138,7 +146,7 @@ async def test_an_nvml_that_breaks_in_its_own_way_does_not_reach_the_engine(nvml
     system = await _system(nvml)
     before = await system.read()
     nvml.gpus[0].used = None  # type: ignore[assignment]
-    assert (await system.read())[:2] == before[:2]
+    assert _figures(await system.read()) == _figures(before)
     assert "NVML failed: TypeError" in system.quarantined["gpu:0"]
     await system.close()
 

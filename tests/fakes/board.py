@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +82,8 @@ def device_view(name: DeviceId = HOST, **changes: int) -> DeviceView:
     kind, index = (DeviceKind.HOST, None) if name == HOST else (DeviceKind.GPU, int(name.removeprefix("gpu:")))
     about = Device(name, kind, index, f"Memory {name}", total=1000 * MIB, capacity=900 * MIB)
     sizes = {"total": 1000, "used": 400, "free": 600, "booked": 300, "seen": 200, "available": 500}
-    return DeviceView(about, **{key: size * MIB for key, size in (sizes | changes).items()})
+    in_bytes: Mapping[str, Any] = {key: size * MIB for key, size in (sizes | changes).items()}
+    return DeviceView(about, **in_bytes)
 
 
 class Board(FakeEngine):

@@ -18,12 +18,18 @@ Misbehaviour comes from flags (they may stand among a model's `flags`) or from t
     --hang-health            accept /health, never answer  --token-delay S         between two tokens
     --prefill-delay S        before the first token        --tokens N              when the request sets no limit
     --crash-after-tokens N   SIGKILL itself in an answer   --stall-after-tokens N  stop producing, stay healthy
-    --bad-sse                break the stream's framing    --status N              answer generations with this status
+    --bad-chunking, --bad-sse, --bad-head  send nonsense  --status N              answer generations with this status
+    --huge-event KIB         an event of this length      --crash-on TEXT          SIGKILL itself at such a prompt
+    --crash-after-bytes N    SIGKILL itself in an answer   --crash-at-load         SIGKILL itself while loading
+    --close-after-bytes N    end the connection there      --reset-after-bytes N   ... by a reset
+    --reset-reused           reset at a second request     --hang                  accept everything, answer nothing
     --prompt-ms MS           tell of so long prompts       --slot-bytes N          bytes of a saved slot, a token each
     --slot-trouble DIR       a file in there is named after what goes wrong with saved slots. refuse: there are none;
                              hang: no answer; crash: at a restore; short: less is written than told; forget: nothing
-                             is restored; vain: nothing is found in what was restored
+                             is restored; vain: nothing is found in what was restored; shorten: contexts of half
+                             the length
 
+All of them can be switched while it runs, through the control port that `--control PATH` names (`llama_control`).
 `GET /fake/process` tells pid, argv, environment, working directory, stdin and process group; `GET /fake/requests` tells
 the generations in the order in which they were started, each with its last message or prompt.
 """
@@ -33,22 +39,48 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import struct
-import subprocess
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-VERSION = "version: 11434 (fake000)\nbuilt with nothing for tests\n"
-LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
-NO_KEY = {"error": {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}}
-UNKNOWN = {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}
-WHEN_NONE_IS_ASKED = 8
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.fakes.llama_control import ControlPort
+from tests.fakes.llama_faults import (
+    GARBLED,
+    NO_HTTP,
+    FaultyWriter,
+    crash,
+    flood,
+    fork,
+    refuse_port,
+    reset,
+    say,
+    switched_off,
+)
+from tests.fakes.llama_http import Request, Writer, read_request, send, send_chunk, send_event, send_json
+from tests.fakes.llama_process import age, describe_process
+from tests.fakes.llama_words import (
+    LOADING,
+    NO_KEY,
+    UNKNOWN,
+    VERSION,
+    WHEN_NONE_IS_ASKED,
+    Slot,
+    chat_chunks,
+    embeddings_of,
+    last_text,
+    metrics_page,
+    prefill,
+    prompt_of,
+    shared,
+    text_chunks,
+    usage_of,
+    whole_answer,
+)
 
 
 def option_parser() -> argparse.ArgumentParser:
@@ -63,14 +95,15 @@ def option_parser() -> argparse.ArgumentParser:
     for name in ("metrics", "slots", "no-webui", "no-ui", "embedding", "jinja", "log-jsonl"):
         parser.add_argument(f"--{name}", action="store_true")
     for name in ("never-ready", "lose-port", "ignore-term", "fork-grandchild", "print-key", "ignore-key", "hang-health",
-                 "bad-sse", "allocated"):  # fmt: skip
+                 "bad-sse", "bad-chunking", "bad-head", "crash-at-load", "reset-reused", "hang",
+                 "allocated"):  # fmt: skip
         parser.add_argument(f"--{name}", action="store_true", default=_environ(name) == "1")
     for name in ("ready-after", "token-delay", "prefill-delay", "exit-after", "prompt-ms"):
         parser.add_argument(f"--{name}", type=float, default=float(_environ(name) or 0))
     for name in ("exit-code", "stderr-flood", "long-line", "tokens", "crash-after-tokens", "stall-after-tokens",
-                 "status"):  # fmt: skip
+                 "status", "crash-after-bytes", "close-after-bytes", "reset-after-bytes", "huge-event"):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=int(_environ(name)) if _environ(name) else None)
-    for name in ("exit-message", "oom-once"):
+    for name in ("exit-message", "oom-once", "crash-on", "control"):
         parser.add_argument(f"--{name}", default=_environ(name))
     parser.add_argument("--slot-save-path", default="")
     parser.add_argument("--slot-bytes", type=int, default=4)
@@ -80,29 +113,6 @@ def option_parser() -> argparse.ArgumentParser:
 
 def _environ(name: str) -> str:
     return os.environ.get("FAKE_" + name.upper().replace("-", "_"), "")
-
-
-@dataclass
-class Slot:
-    id: int
-    task: int = -1
-    busy: bool = False
-    prompt: int = 0
-    decoded: int = 0
-    memory: bytes = b""  # a token a byte
-
-
-@dataclass
-class Request:
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> dict[str, Any]:
-        document = json.loads(self.body or b"{}")
-        return document if isinstance(document, dict) else {}
 
 
 class FakeServer:
@@ -123,6 +133,9 @@ class FakeServer:
         options = self.options
         if options.lose_port:
             refuse_port(options)
+        control = ControlPort(options)
+        if options.control:
+            await control.open()
         try:
             server = await asyncio.start_server(self._connection, options.host, options.port)
         except OSError:
@@ -146,29 +159,32 @@ class FakeServer:
         if options.long_line:
             say("x" * options.long_line * 1024)
         if options.stderr_flood:
-            for _ in range(options.stderr_flood * 1024):
-                sys.stderr.write("f" * 1023 + "\n")
-            say("the flood is over")
+            flood(options.stderr_flood)
         if options.fork_grandchild:
-            grandchild = subprocess.Popen(["sleep", "1000"])  # noqa: ASYNC220  a badly behaved program
-            say(f"grandchild {grandchild.pid}")
+            fork()
         if options.oom_once and not os.path.exists(options.oom_once):  # noqa: ASYNC240, PTH110  a program of its own
             with open(options.oom_once, "w"):  # noqa: ASYNC230, PTH123
                 say("alloc_tensor_range: failed to allocate CPU buffer of size 1048576")
             os._exit(1)
         if options.allocated:
             say("cmn          init: llama threadpool init, n_threads = 1")
-        if options.never_ready:
-            await asyncio.Event().wait()
+        await switched_off(lambda: options.never_ready)
         await asyncio.sleep(options.ready_after - age())
+        if options.crash_at_load:
+            crash()
         if options.exit_code is not None and not options.exit_after:
             say(options.exit_message or "llama_model_load: error loading model: fake trouble")
             say("main: exiting due to model loading error")
             os._exit(options.exit_code)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reused = False
         try:
             while (request := await read_request(reader)) is not None:
+                if reused and self.options.reset_reused:
+                    reset(writer)
+                    break
+                reused = True
                 answering = asyncio.create_task(self._respond(request, writer))
                 while not answering.done():
                     await asyncio.wait({answering}, timeout=0.02)
@@ -186,8 +202,7 @@ class FakeServer:
     async def _respond(self, request: Request, writer: asyncio.StreamWriter) -> bool:
         """Answer; False when the connection ends with it."""
         path = request.path.partition("?")[0]
-        if path in {"/health", "/v1/health"} and self.options.hang_health:
-            await asyncio.Event().wait()
+        await switched_off(lambda: self.options.hang or (self.options.hang_health and path.endswith("/health")))
         if not self.loaded.is_set():
             return await send_json(writer, 503, LOADING)
         if path in {"/health", "/v1/health"}:
@@ -221,19 +236,17 @@ class FakeServer:
     async def _post(self, path: str, request: Request, writer: asyncio.StreamWriter) -> bool:
         try:
             if path in {"/v1/chat/completions", "/v1/completions"}:
-                return await self._generate(request, writer, chat="chat" in path)
+                return await self._generate(request, FaultyWriter(writer, self.options), chat="chat" in path)
             return await self._compute(path, request, writer)
         except (TypeError, ValueError, AttributeError, LookupError) as error:  # a body that makes no sense
             return await send_json(writer, 400, {"error": {"code": 400, "message": str(error)}})
 
     async def _compute(self, path: str, request: Request, writer: asyncio.StreamWriter) -> bool:
         if path in {"/v1/embeddings", "/embeddings", "/embedding"}:
-            texts = request.json.get("input", request.json.get("content", ""))
-            texts = texts if isinstance(texts, list) else [texts]
-            data = [{"object": "embedding", "index": n, "embedding": [0.6, 0.8]} for n in range(len(texts))]
-            usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
             return await send_json(
-                writer, 200, {"object": "list", "model": self.options.alias, "data": data, "usage": usage}
+                writer,
+                200,
+                embeddings_of(self.options.alias, request.json.get("input", request.json.get("content", ""))),
             )
         if path == "/completion":
             slot = self.slots[request.json["id_slot"]]
@@ -287,24 +300,22 @@ class FakeServer:
         slot.memory, slot.prompt = prompt, len(prompt)
 
     def _slot(self, slot: Slot) -> dict[str, Any]:
-        answer: dict[str, Any] = {"id": slot.id, "n_ctx": self.options.ctx_size, "is_processing": slot.busy}
+        context = self.options.ctx_size // (2 if self._slot_trouble() == "shorten" else 1)
+        answer: dict[str, Any] = {"id": slot.id, "n_ctx": context, "is_processing": slot.busy}
         if slot.task >= 0:
-            answer |= {"id_task": slot.task, "n_prompt_tokens": slot.prompt, "n_prompt_tokens_processed": slot.prompt,
+            answer |= {"id_task": slot.task, "n_prompt_tokens": slot.prompt,
+                       "n_prompt_tokens_processed": round(slot.prompt * slot.read),
                        "next_token": [{"has_next_token": slot.busy, "n_decoded": slot.decoded}]}  # fmt: skip
         return answer
 
     def _metrics(self) -> str:
-        busy = sum(slot.busy for slot in self.slots)
-        return (
-            f"llamacpp:prompt_tokens_total {self.tokens_read}\n"
-            f"llamacpp:prompt_tokens_cached_total {self.tokens_cached}\n"
-            f"llamacpp:prompt_seconds_total {self.tokens_read * self.options.prompt_ms / 1000}\n"
-            "# TYPE llamacpp:tokens_predicted_total counter\n"
-            f"llamacpp:tokens_predicted_total {self.tokens_predicted}\n"
-            "# TYPE llamacpp:requests_processing gauge\n"
-            f"llamacpp:requests_processing {busy}\n"
-            "# TYPE llamacpp:requests_deferred gauge\n"
-            f"llamacpp:requests_deferred {self.waiting}\n"
+        return metrics_page(
+            read=self.tokens_read,
+            cached=self.tokens_cached,
+            seconds=self.tokens_read * self.options.prompt_ms / 1000,
+            predicted=self.tokens_predicted,
+            busy=sum(slot.busy for slot in self.slots),
+            waiting=self.waiting,
         )
 
     @contextlib.asynccontextmanager
@@ -326,7 +337,12 @@ class FakeServer:
             slot.busy = False
             self.free.release()
 
-    async def _generate(self, request: Request, writer: asyncio.StreamWriter, *, chat: bool) -> bool:
+    async def _generate(self, request: Request, writer: Writer, *, chat: bool) -> bool:
+        if self.options.crash_on and self.options.crash_on.encode() in request.body:
+            crash()
+        if self.options.bad_head:
+            writer.write(NO_HTTP)
+            return False
         if self.options.status is not None:
             error = {"code": self.options.status, "message": "fake trouble", "type": "server_error"}
             return await send_json(writer, self.options.status, {"error": error})
@@ -339,7 +355,7 @@ class FakeServer:
             answer = whole_answer(self.options.alias, words, slot, chat=chat)
             return await send_json(writer, 200, answer)
 
-    async def _stream(self, asked: dict[str, Any], slot: Slot, writer: asyncio.StreamWriter, *, chat: bool) -> None:
+    async def _stream(self, asked: dict[str, Any], slot: Slot, writer: Writer, *, chat: bool) -> None:
         writer.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nServer: llama.cpp\r\nKeep-Alive: timeout=5, max=100"
             b"\r\nAccess-Control-Allow-Origin: \r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -349,11 +365,11 @@ class FakeServer:
         if first:
             await send_event(writer, first)
         async for word in self._tokens(asked, slot):
-            if self.options.bad_sse:
-                writer.write(b"zz\r\nthis is no chunk\r\n")
+            if garbled := next((said for switch, said in GARBLED.items() if getattr(self.options, switch)), b""):
+                writer.write(garbled)
                 await writer.drain()
                 return
-            await send_event(writer, each(word))
+            await send_event(writer, each(word + "x" * 1024 * (self.options.huge_event or 0)))
         await send_event(writer, last)
         if (asked.get("stream_options") or {}).get("include_usage"):
             await send_event(writer, {**last, "choices": [], "usage": usage_of(slot)})
@@ -364,144 +380,16 @@ class FakeServer:
     async def _tokens(self, asked: dict[str, Any], slot: Slot) -> AsyncIterator[str]:
         options = self.options
         limit = asked.get("max_completion_tokens") or asked.get("max_tokens") or options.tokens or WHEN_NONE_IS_ASKED
-        await asyncio.sleep(options.prefill_delay)
+        await prefill(slot, options.prefill_delay)
         for number in range(min(limit, options.ctx_size)):
             if number == options.crash_after_tokens:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if number == options.stall_after_tokens:
-                await asyncio.Event().wait()
+                crash()
+            await switched_off(lambda: slot.decoded == options.stall_after_tokens)
             if number:
                 await asyncio.sleep(options.token_delay)
             slot.decoded += 1
             self.tokens_predicted += 1
             yield f"word{number} "
-
-
-def refuse_port(options: argparse.Namespace) -> NoReturn:
-    say(f"start: couldn't bind HTTP server socket, hostname: {options.host}, port: {options.port}")
-    say("main: exiting due to HTTP server error")
-    os._exit(1)
-
-
-async def read_request(reader: asyncio.StreamReader) -> Request | None:
-    """The next request; None at the end of the connection."""
-    line = await reader.readline()
-    if not line.strip():
-        return None
-    method, path, _ = line.decode("latin-1").split(" ", 2)
-    headers = {}
-    while (line := await reader.readline()).strip():
-        name, _, value = line.decode("latin-1").partition(":")
-        headers[name.strip().lower()] = value.strip()
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        body = b""
-        while size := int((await reader.readline()).split(b";")[0], 16):
-            body += await reader.readexactly(size)
-            await reader.readline()
-        await reader.readline()
-    else:
-        body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Request(method, path, headers, body)
-
-
-async def send(writer: asyncio.StreamWriter, status: int, kind: str, body: bytes) -> bool:
-    head = f"HTTP/1.1 {status} Fake\r\nServer: llama.cpp\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
-    await writer.drain()
-    return True
-
-
-async def send_json(writer: asyncio.StreamWriter, status: int, document: Any) -> bool:
-    return await send(writer, status, "application/json; charset=utf-8", json.dumps(document).encode())
-
-
-async def send_event(writer: asyncio.StreamWriter, document: Any) -> None:
-    await send_chunk(writer, b"data: " + json.dumps(document).encode() + b"\n\n")
-
-
-async def send_chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
-    writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-    await writer.drain()
-
-
-def chat_chunks(alias: str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
-    """First chunk, maker of the chunk of a token, last chunk."""
-
-    def chunk(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "finish_reason": reason}
-        return {"id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": 1, "model": alias,
-                "choices": [choice]}  # fmt: skip
-
-    return chunk({"role": "assistant", "content": None}), lambda word: chunk({"content": word}), chunk({}, "stop")
-
-
-def text_chunks(alias: str) -> tuple[None, Any, dict[str, Any]]:
-    def chunk(text: str, reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
-        return {"id": "cmpl-fake", "object": "text_completion", "created": 1, "model": alias, "choices": [choice]}
-
-    return None, chunk, chunk("", "stop")
-
-
-def whole_answer(alias: str, words: list[str], slot: Slot, *, chat: bool) -> dict[str, Any]:
-    text = "".join(words)
-    said: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-    kind = "chat.completion" if chat else "text_completion"
-    return {"id": "fake", "object": kind, "created": 1, "model": alias,
-            "choices": [{"index": 0, "finish_reason": "stop", **said}], "usage": usage_of(slot)}  # fmt: skip
-
-
-def prompt_of(asked: dict[str, Any]) -> bytes:
-    """All that was said so far."""
-    said = asked.get("messages") or [{"content": asked.get("prompt", "")}]
-    return "\n".join(str(message.get("content", "")) for message in said).encode()
-
-
-def shared(one: bytes, other: bytes) -> int:
-    """How many tokens both begin with."""
-    return next(
-        (n for n, (mine, its) in enumerate(zip(one, other, strict=False)) if mine != its), min(len(one), len(other))
-    )
-
-
-def usage_of(slot: Slot) -> dict[str, int]:
-    return {
-        "prompt_tokens": slot.prompt,
-        "completion_tokens": slot.decoded,
-        "total_tokens": slot.prompt + slot.decoded,
-    }
-
-
-def last_text(asked: dict[str, Any]) -> Any:
-    messages = asked.get("messages")
-    return messages[-1].get("content") if messages else asked.get("prompt")
-
-
-def describe_process() -> dict[str, Any]:
-    return {
-        "pid": os.getpid(),
-        "group": os.getpgid(0),
-        "session": os.getsid(0),
-        "argv": sys.argv,
-        "env": dict(os.environ),
-        "cwd": os.getcwd(),  # noqa: PTH109
-        "stdin": os.read(0, 1).decode() or "end of file",
-    }
-
-
-def age() -> float:
-    """Seconds since this process was started, the interpreter's start included; 0 where that cannot be told."""
-    try:
-        with open("/proc/self/stat", encoding="ascii") as stat, open("/proc/uptime", encoding="ascii") as uptime:  # noqa: PTH123
-            began = int(stat.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-            return float(uptime.read().split()[0]) - began
-    except OSError:
-        return 0.0
-
-
-def say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ class FakeChild:
         self.upstream = self.no_upstream()
         self.slot_count = 1
         self.readings: tuple[SlotReading, ...] = ()
+        self.silent_slots = False  # no answer to `/slots`
         self.works = False  # a slot moves on from one reading to the next
         self.stuck: tuple[SlotReading, ...] = ()  # beside that one
         self.hold_stop: asyncio.Event | None = None  # its end waits for this
@@ -30,6 +31,11 @@ class FakeChild:
         self.hold_save: asyncio.Event | None = None
         self.progress = LoadProgress()
         self.is_healthy = True
+        self.halt = ""  # why its process does not run
+        self.halts: list[str] = []  # said first, one after the other
+        self.on_health: Callable[[], None] = lambda: None
+        self.cpu = 0.0
+        self.cpu_step = 0.0  # computed between two readings
         self.health_checks = 0
         self.stops: list[float] = []
         self._steps = 0
@@ -63,9 +69,19 @@ class FakeChild:
 
     async def healthy(self) -> bool:
         self.health_checks += 1
+        self.on_health()
         return self.is_healthy
 
+    def halted(self) -> str:
+        return self.halts.pop(0) if self.halts else self.halt
+
+    def cpu_seconds(self) -> float:
+        self.cpu += self.cpu_step
+        return self.cpu
+
     async def slots(self) -> tuple[SlotReading, ...]:
+        if self.silent_slots:
+            raise TimeoutError
         if self.works:
             self._steps += 1
             return (*self.stuck, SlotReading(0, busy=True, task=9, progress=self._steps))

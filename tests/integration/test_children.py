@@ -80,7 +80,8 @@ def alive(pid: int) -> bool:
 
 
 def open_files(pid: int) -> list[str]:
-    return [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    listed = list(Path(f"/proc/{pid}/fd").iterdir())
+    return [str(entry.readlink()) for entry in listed if entry.is_symlink()]  # the listing's own is closed by now
 
 
 def grandchild_of(child: LlamaServerChild) -> int:
@@ -139,6 +140,16 @@ async def test_it_holds_no_pipe_of_ours_but_its_output(launch: Launch) -> None:
     child = await launch()
     await child.ready()
     assert len({target for target in open_files(child.pid) if target.startswith("pipe:")}) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_it_shares_no_socket_or_file_of_ours(launch: Launch, tmp_path: Path) -> None:
+    with listener() as _, (tmp_path / "secret").open("w"):
+        child = await launch()
+        await child.ready()
+        shared = {name for name in set(open_files(child.pid)) & set(open_files(os.getpid())) if name != "/dev/null"}
+    assert all(name.startswith(("pipe:", "anon_inode:")) for name in shared)
+    assert sum(name.startswith("pipe:") for name in shared) <= 1, "its output"
 
 
 @pytest.mark.parametrize(("gpus", "visible"), [(("gpu:1", "gpu:3"), "1,3"), ((), "")])
@@ -300,7 +311,7 @@ async def test_its_grandchildren_go_when_it_crashes(launch: Launch) -> None:
     async with asyncio.timeout(1):
         ended = await child.wait()
     assert ended.code == -9
-    assert ended.reason == "llama-server was killed by SIGKILL (out of memory?)"
+    assert ended.reason.startswith("llama-server was killed by SIGKILL (")
     await eventually(lambda: not alive(grandchild), 1.0)
 
 

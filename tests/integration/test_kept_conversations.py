@@ -19,6 +19,7 @@ from tests.fakes.fake_binary import make_fake_binary
 from tests.support.models import Models
 from tests.support.observing import metric, wait_for_status
 from tests.support.router import RunningRouter, free_port, router
+from tests.support.waiting import until
 
 ON_CPU = Placement({HOST: 1})
 STORY = "Once upon a time there was a token that nobody wanted to read a second time. " * 10
@@ -208,6 +209,32 @@ async def test_what_cannot_be_restored_is_dropped(site: Site) -> None:
     await site.ask(STORY)
     site.trouble("forget")
     assert await site.swap() == (1, 0)
+    assert site.kept() == []
+
+
+async def test_a_context_of_another_length_starts_cold_and_finds_its_own_again(site: Site) -> None:
+    await site.ask(STORY)
+    assert await site.child.save_conversations() == 1
+    await site.child.stop(grace=5)
+    site.trouble("shorten")
+    assert await site.start() == 0, "as if llama.cpp's fit had found less room this time"
+    site.trouble("")
+    assert await site.swap() == (0, 1)
+
+
+async def test_a_restore_that_is_given_up_leaves_nothing(site: Site) -> None:
+    await site.ask(STORY)
+    await site.child.save_conversations()
+    await site.child.stop(grace=5)
+    site.trouble("hang")
+    site.children.append(await site.launcher.launch("m", 2, ON_CPU))
+    async with asyncio.timeout(10):
+        await site.child.ready()
+    restoring = asyncio.create_task(site.child.restore_conversations())
+    await until(lambda: any(name.endswith(".part") for name in site.kept()))
+    restoring.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await restoring
     assert site.kept() == []
 
 

@@ -23,7 +23,6 @@ MODELS = [
     replace(cpu_model("pinned", 1), pinned=True, exclusive_with=frozenset("b")),
     replace(cpu_model("hot", 1, slots=2, idle_timeout=40), max_replicas=3),
     replace(gpu_model("kept", 3), min_replicas=2, max_replicas=2),
-    replace(cpu_model("one", 1), min_replicas=1, max_replicas=2, pinned=True),
 ]
 NAMES = [spec.name for spec in MODELS]
 POLICY = Policy(max_models=2, max_queue=5)

@@ -22,6 +22,7 @@ from router.core.types import (
     Need,
     Policy,
     Priority,
+    Recycled,
     Reject,
     ReplicaId,
     Start,
@@ -65,6 +66,7 @@ class Drive:
         self.started: list[Start] = []
         self.stopped: list[Stop] = []
         self.evicted: list[Evicted] = []
+        self.recycled: list[tuple[str, int]] = []
         self.wake: float | None = None
         # What the devices show, and what the next replica to become ready holds; nothing is said unless a test does.
         self.readings: tuple[DeviceReading, ...] = ()
@@ -207,6 +209,8 @@ class Drive:
                     self.stopped.append(command)
                 case Evicted():
                     self.evicted.append(command)
+                case Recycled(model, held):
+                    self.recycled.append((model, held))
                 case WakeAt(at):
                     self.wake = at if self.wake is None else min(self.wake, at)
                 case _:

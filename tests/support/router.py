@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ import httpx
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
+RUN = (str(ROOT / "run.py"),)
 START_DEADLINE = 30.0
 
 
@@ -71,6 +72,7 @@ def router(
     system: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
     api_key: str = "",
+    program: Sequence[str] = RUN,
 ) -> Iterator[RunningRouter]:
     """Start `run.py` in `folder` with this configuration; ends it however the block ends.
 
@@ -84,7 +86,7 @@ def router(
         "models": models,
     }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with launched(folder, port, models=models, env=env, api_key=api_key) as running:
+    with launched(folder, port, models=models, env=env, api_key=api_key, program=program) as running:
         yield running
 
 
@@ -96,12 +98,17 @@ def launched(
     models: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
     api_key: str = "",
+    program: Sequence[str] = RUN,
 ) -> Iterator[RunningRouter]:
-    """Start `run.py` in `folder`, where it will listen on `port`; ends it however the block ends."""
+    """Start `run.py` in `folder`, where it will listen on `port`; ends it however the block ends.
+
+    Args:
+        program: what is run by Python in place of `run.py`.
+    """
     kept_out = ("API_KEY", "API_KEYS", "ADMIN_API_KEY", "METRICS_TOKEN", "CONFIG_PATH")
     environ = {key: value for key, value in os.environ.items() if key not in kept_out}
     environ |= {"PYTHONUNBUFFERED": "1", **({"API_KEY": api_key} if api_key else {}), **(env or {})}
-    command = [sys.executable, str(ROOT / "run.py"), *arguments]
+    command = [sys.executable, *program, *arguments]
     with (folder / "router.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environ, stdout=log, stderr=subprocess.STDOUT)
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}

@@ -8,6 +8,7 @@ import pytest
 
 from router.config import ModelConfig, Settings, SystemConfig, load_settings
 from router.errors import ConfigError
+from scripts.make_demo_models import ModelSpec, write_model
 
 
 def touch(base: Path, *names: str) -> None:
@@ -143,6 +144,15 @@ def test_without_models_discovery_is_the_default(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_noted(tmp_path: Path) -> None:
     assert discovered(tmp_path).notes == (f"{tmp_path}: no *.gguf below it",)
+
+
+@pytest.mark.parametrize(("pooling", "flags"), [("mean", ("--embedding",)), ("rank", ("--reranking",)), (None, ())])
+def test_a_model_that_only_embeds_or_ranks_is_started_for_that(
+    tmp_path: Path, pooling: str | None, flags: tuple[str, ...]
+) -> None:
+    write_model(tmp_path / "m.gguf", ModelSpec(pooling=pooling))
+    model = discovered(tmp_path).models["m"]
+    assert (model.flags, model.writes_no_text) == (flags, bool(flags))
 
 
 def hugging_face_cache(hub: Path) -> Path:

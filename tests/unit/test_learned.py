@@ -66,7 +66,9 @@ def test_it_counts_for_the_same_files_flags_slots_and_devices_only(entry: Entry,
     assert need(entry, tmp_path) == entry.need
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{", '{"a": 1}', '{"a": {"gpu": "x", "host": 1}}', "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "{", '{"a": 1}', '{"a": {"gpu": "x", "host": 1}}', "\x00", "[" * 100_000]
+)
 def test_a_broken_file_costs_the_knowledge_only(content: str, entry: Entry, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(content)
     assert need(entry, tmp_path) == entry.need
@@ -130,3 +132,30 @@ def test_another_configuration_has_other_keys_and_those_that_left_keep_theirs(en
     assert learned.note(seen(changed, 0, 900)), "its last words count"
     learned.adopt([entry])
     assert learned.apply(spec_of(entry)).need.host == 700
+
+
+def test_two_routers_keep_what_the_other_one_learned(entry: Entry, tmp_path: Path) -> None:
+    other = replace(entry, name="other", slots=7)
+    here, there = LearnedMemory(tmp_path, [entry], [RAM]), LearnedMemory(tmp_path, [other], [RAM])
+    here.note(seen(entry, 0, 700))
+    here.save()
+    there.note(seen(other, 0, 800))
+    there.save()
+    assert (need(entry, tmp_path).host, need(other, tmp_path).host) == (700, 800)
+
+
+def test_what_was_learned_longest_ago_goes_first(entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.learned.MAX_ENTRIES", 2)
+    entries = [replace(entry, slots=slots) for slots in (1, 2, 3)]
+    for one in entries:
+        learned = LearnedMemory(tmp_path, [one], [RAM])
+        learned.note(seen(one, 0, 700))
+        learned.save()
+    assert [need(one, tmp_path).source for one in entries] == ["file size", "learned", "learned"]
+
+
+def test_a_figure_that_cannot_be_is_no_knowledge(entry: Entry, tmp_path: Path) -> None:
+    learned = LearnedMemory(tmp_path, [entry], [RAM])
+    learned.note(seen(entry, 0, 1 << 60))
+    learned.save()
+    assert need(entry, tmp_path) == entry.need

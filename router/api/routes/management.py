@@ -71,7 +71,8 @@ async def load(
 async def eject(body: Annotated[EjectRequest, Depends(body_of(EjectRequest))], services: ServicesDep) -> ModelAction:
     """Unload a model once what runs on it has ended, or at once with `force`; answers when it is off.
 
-    A client that does not wait for the answer changes nothing.
+    It also answers when the model is ready again, because somebody has asked to load it meanwhile. A client that does
+    not wait for the answer changes nothing.
     """
     model = configured_model(services.settings, body.model)
     await services.engine.eject(model, force=body.force)

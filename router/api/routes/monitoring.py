@@ -81,7 +81,7 @@ async def metrics(
     return Response(services.telemetry.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-@router.get("/vram")
+@router.get("/vram", response_model_exclude_none=True)
 async def vram(services: ServicesDep) -> Memory:
     """Memory of the devices, and what models have booked and are seen to take."""
     return Memory(

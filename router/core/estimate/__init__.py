@@ -5,8 +5,10 @@ be read.
 """
 
 from router.core.estimate.by_size import estimate, uses_gpu
+from router.core.estimate.caches import checkpoint
 from router.core.estimate.pin import read_pin
 from router.core.estimate.projection import Part, Projection, project
+from router.core.estimate.projector import projector_compute
 from router.core.estimate.run import Run, memory_flags, read_run
 from router.core.estimate.shape import Shape, StoredTensor, read_shape
 
@@ -16,9 +18,11 @@ __all__ = [
     "Run",
     "Shape",
     "StoredTensor",
+    "checkpoint",
     "estimate",
     "memory_flags",
     "project",
+    "projector_compute",
     "read_pin",
     "read_run",
     "read_shape",

@@ -46,6 +46,25 @@ def layer_cache(shape: Shape, run: Run, layer: Layer) -> int:
     return kept
 
 
+def checkpoint(shape: Shape, run: Run) -> int:
+    """Bytes of one context checkpoint of a slot, in RAM: of what cannot be taken back token by token.
+
+    That are the windows and the states; 0 for a model without. Source: `create_checkpoint` of `server-context.cpp`,
+    `state_write` with `LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY` of both caches.
+    """
+    kept = 0
+    for layer in shape.trunk:
+        if layer.recurrent:
+            kept += (shape.state_r + shape.state_s) * _STATE_BYTES
+        elif layer.windowed and layer.attends and shape.caches and not run.swa_full:
+            cells = min(shape.window, run.cells(shape.train_ctx)[0])
+            rows = _row_bytes(run.type_k, layer.kv_heads * layer.head_k) + _row_bytes(
+                run.type_v, layer.kv_heads * layer.head_v
+            )
+            kept += cells * rows
+    return 0 if run.embedding else kept
+
+
 def _row_bytes(kind: str, width: int) -> int:
     size, block = CACHE_TYPES[kind]
     return -(-width // block) * size

@@ -24,6 +24,7 @@ CACHE_TYPES: Mapping[str, tuple[int, int]] = {
 }
 _AUTO_SLOTS = 4
 _CTX_PAD = 256
+_MOST_LAYERS = 512  # llama.cpp's own LLAMA_MAX_LAYERS
 _UNMAPPED = frozenset({"none", "mlock", "dio"})
 _TRUE = frozenset({"on", "1", "true", "enabled"})
 _FALSE = frozenset({"off", "0", "false", "disabled"})
@@ -47,6 +48,7 @@ class Run:
         mmap: the file is mapped and not read.
         repack: weights are rearranged for the CPU's vector units.
         draft: tokens that are guessed ahead.
+        checkpoints: of the context, per slot; None where nothing is said.
     """
 
     ctx: int = 0
@@ -66,6 +68,7 @@ class Run:
     mmap: bool = True
     repack: bool = True
     draft: int = 0
+    checkpoints: int | None = None
 
     def cells(self, train_ctx: int) -> tuple[int, int]:
         """(cells of one stream, streams) of the cache. Source: `llama_context::llama_context`."""
@@ -96,6 +99,7 @@ def read_run(flags: Sequence[str], *, slots: int, env: Mapping[str, str] | None 
     batch = said.number("-b", "--batch-size", env="BATCH", default=2048)
     ubatch = min(batch, said.number("-ub", "--ubatch-size", env="UBATCH", default=512) or batch)
     type_v = _cache_type(said.text("-ctv", "--cache-type-v", env="CACHE_TYPE_V"))
+    kept = said.number("-ctxcp", "--ctx-checkpoints", "--swa-checkpoints", env="CTX_CHECKPOINTS", default=-1)
     flash = said.text("-fa", "--flash-attn", env="FLASH_ATTN") not in _FALSE
     return Run(
         ctx=max(0, said.number("-c", "--ctx-size", env="CTX_SIZE", default=0)),
@@ -115,6 +119,7 @@ def read_run(flags: Sequence[str], *, slots: int, env: Mapping[str, str] | None 
         pooling=_POOLING.get(said.text("--pooling", env="POOLING") or ""),
         mmap=said.text("-lm", "--load-mode", env="LOAD_MODE") not in _UNMAPPED and not said.is_set("--no-mmap"),
         repack=not said.is_set("-nr", "--no-repack"),
+        checkpoints=None if kept < 0 else kept,
     )
 
 
@@ -206,8 +211,9 @@ def _overrides(said: Flags) -> tuple[tuple[str, str], ...]:
     experts = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
     if said.is_set("-cmoe", "--cpu-moe"):
         found.append((experts, "CPU"))
-    layers = min(4096, said.number("-ncmoe", "--n-cpu-moe", default=0))
-    found.extend((rf"blk\.{layer}{experts}", "CPU") for layer in range(layers))
+    layers = min(_MOST_LAYERS, said.number("-ncmoe", "--n-cpu-moe", default=0))
+    if layers > 0:  # one pattern for all: each costs its time at every tensor
+        found.append((rf"blk\.({'|'.join(map(str, range(layers)))}){experts}", "CPU"))
     return tuple(found)
 
 

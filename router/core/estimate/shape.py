@@ -300,8 +300,9 @@ class _Keys:
         return found
 
     def largest(self, key: str) -> int:
-        values = getattr(self.value(key), "values", None)
-        return self.number(key) if values is None else max((int(value) for value in values), default=0)
+        """The highest of all layers."""
+        values = getattr(self.value(key), "values", (0,))
+        return max((self.number(key, index) for index in range(len(values))), default=0)
 
     def flag(self, key: str, *, default: bool) -> bool:
         value = self.value(key)

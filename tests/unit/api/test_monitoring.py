@@ -1,6 +1,7 @@
 """Health, readiness, metrics, memory, queues and the summary."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -134,6 +135,12 @@ async def test_an_overbooked_device_has_nothing_available(client: httpx.AsyncCli
     assert (await client.get("/vram")).json()["devices"][0]["available_bytes"] == 0
 
 
+async def test_a_device_that_cannot_be_read_says_why(client: httpx.AsyncClient, board: Board) -> None:
+    assert "fault" not in (await client.get("/vram")).json()["devices"][0]
+    board.memory = (replace(device_view(HOST), fault="fell off the bus"),)
+    assert (await client.get("/vram")).json()["devices"][0]["fault"] == "fell off the bus"
+
+
 async def test_queue_stats(client: httpx.AsyncClient, board: Board) -> None:
     board.pin(QWEN, status=Status.READY, replica=1, busy=2, queued={Priority.HIGH: 1, Priority.LOW: 2}, oldest_wait=4.0)
     board.pin(
@@ -142,6 +149,7 @@ async def test_queue_stats(client: httpx.AsyncClient, board: Board) -> None:
         oldest_wait=9.0,
         head_deadline=board.clock() + 60,
         obstacle=Obstacle.MEMORY,
+        shortage="needs 5 MiB",
         expected_wait=7.5,
     )
     before = datetime.now(UTC)
@@ -157,6 +165,7 @@ async def test_queue_stats(client: httpx.AsyncClient, board: Board) -> None:
     }
     waiting = body["models"][LLAMA]
     assert (waiting["waits_for"], waiting["expected_wait_sec"]) == ("memory", 7.5)
+    assert waiting["shortage"] == "needs 5 MiB"
     assert abs(datetime.fromisoformat(waiting["head_deadline"]) - before - timedelta(minutes=1)) < timedelta(seconds=30)
     assert body["total"] == {"depth": 6, "oldest_wait_sec": 9.0, "slots": 2, "busy": 2}
 

@@ -52,6 +52,12 @@ def test_cache_ram_can_be_left_alone() -> None:
     assert "--cache-ram" not in argv(cache_ram_mb=None)
 
 
+def test_context_checkpoints_are_said_where_they_are_to_be_fewer_and_the_build_knows_them() -> None:
+    known = NEW | {"--ctx-checkpoints"}
+    assert value(argv(checkpoints=7, known=known), "--ctx-checkpoints") == "7"
+    assert "--ctx-checkpoints" not in argv(known=known) + argv(checkpoints=7)
+
+
 def test_an_old_build_gets_no_flag_that_it_does_not_know() -> None:
     assert argv(known=frozenset()) == ["/bin/ls", "-m", "/m/a.gguf", "--alias", "org/m:q4", "--host", "127.0.0.1",
                                        "--port", "8085", "-np", "3"]  # fmt: skip

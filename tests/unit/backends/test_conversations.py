@@ -27,13 +27,19 @@ def folder(store: ConversationStore) -> ConversationFolder:
 
 
 def put(
-    folder: ConversationFolder, first: int, *, used: int, size: int = 1000, tokens: Sequence[int] = ()
+    folder: ConversationFolder,
+    first: int,
+    *,
+    used: int,
+    size: int = 1000,
+    tokens: Sequence[int] = (),
+    context: int = 4096,
 ) -> list[Conversation] | None:
     """Keep a conversation that begins with this token, in a file of so many bytes."""
     part = folder.begin()
     words = [first, *tokens]
     part.write_bytes(kv_bytes(words, padding=size - 12 - 4 * len(words)))
-    return folder.keep(part, tokens=len(words), size=size, prefill=2.5, used=used)
+    return folder.keep(part, tokens=len(words), size=size, prefill=2.5, context=context, used=used)
 
 
 def firsts(folder: ConversationFolder, count: int = 100) -> list[int]:
@@ -48,7 +54,7 @@ def mode(path: Path) -> int:
 def test_a_name_tells_what_is_in_a_file(folder: ConversationFolder) -> None:
     assert put(folder, 1, used=5_000, tokens=range(9)) == []
     (kept,) = folder.newest(5)
-    assert (kept.tokens, kept.bytes, kept.prefill, kept.used) == (10, 1000, 2.5, 5_000)
+    assert (kept.tokens, kept.bytes, kept.prefill, kept.context, kept.used) == (10, 1000, 2.5, 4096, 5_000)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
@@ -114,7 +120,7 @@ def test_what_another_one_goes_on_with_is_not_kept(folder: ConversationFolder) -
 def test_a_file_that_was_not_written_whole_is_not_kept(folder: ConversationFolder) -> None:
     part = folder.begin()
     part.write_bytes(bytes(50))
-    assert folder.keep(part, tokens=5, size=100, prefill=1, used=1) is None
+    assert folder.keep(part, tokens=5, size=100, prefill=1, context=1, used=1) is None
     assert list(folder.path.iterdir()) == []
 
 
@@ -137,8 +143,27 @@ def test_foreign_and_half_done_files_are_swept_away(store: ConversationStore, fo
     (folder.path / "note.txt").touch()
     (folder.path / "deeper").mkdir()
     (folder.path / "deeper" / "file").touch()
+    store.retain(["aa"])
     assert firsts(store.open("aa")) == [1]
     assert len(list(folder.path.iterdir())) == 1
+
+
+def test_what_another_child_is_writing_stays(store: ConversationStore, folder: ConversationFolder) -> None:
+    part = folder.begin()
+    store.open("aa")
+    assert part.exists()
+
+
+def test_those_of_a_context_of_another_length_are_left_alone(folder: ConversationFolder) -> None:
+    put(folder, 1, used=1, context=8192)
+    put(folder, 2, used=2, context=4096)
+    assert [one.context for one in folder.newest(5, context=8192)] == [8192]
+    assert len(folder.newest(5)) == 2
+
+
+def test_a_file_that_turned_out_larger_than_there_is_room_for_is_not_kept(folder: ConversationFolder) -> None:
+    assert put(folder, 1, used=1, size=LIMIT + 4) is None
+    assert list(folder.path.iterdir()) == []
 
 
 def test_one_that_is_being_read_is_gone_after_a_crash(store: ConversationStore, folder: ConversationFolder) -> None:
@@ -146,7 +171,9 @@ def test_one_that_is_being_read_is_gone_after_a_crash(store: ConversationStore, 
     (kept,) = folder.newest(1)
     part = folder.doubt(kept)
     assert part is not None
+    store.retain(["aa"])
     assert store.open("aa").newest(5) == []
+    assert list(folder.path.iterdir()) == []
 
 
 def test_one_that_was_read_well_stays_as_it_was(folder: ConversationFolder) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from router.backends.exit_reason import exhausted, exit_reason, telling_line
+from router.backends.oom import OomEvidence
 from router.core.types import DeviceKind, Exhaustion
 
 CORRUPT = (
@@ -67,6 +68,22 @@ def test_a_long_line_is_cut() -> None:
 
 def test_our_own_kill_is_not_taken_for_a_lack_of_memory() -> None:
     assert exit_reason(-9, ("busy",), asked=True) == "llama-server was stopped by the router (was killed by SIGKILL)"
+
+
+@pytest.mark.parametrize(
+    ("oom", "said", "short"),
+    [
+        (OomEvidence.LOGGED, "SIGKILL: out of memory, as the kernel's log says", True),
+        (OomEvidence.COUNTED_IN_CGROUP, "SIGKILL: out of memory, by its cgroup's count", True),
+        (OomEvidence.COUNTED, "SIGKILL: probably out of memory, by the kernel's count", True),
+        (OomEvidence.UNKNOWN, "SIGKILL (out of memory?)", True),
+        (OomEvidence.NOT, "SIGKILL (not for lack of memory: the kernel has counted no OOM kill)", False),
+    ],
+)
+def test_a_kill_for_memory_is_named_as_surely_as_it_is_known(oom: OomEvidence, said: str, short: bool) -> None:
+    assert said in exit_reason(-9, ("busy",), oom=oom)
+    assert (exhausted(-9, ("busy",), oom=oom) is not None) is short
+    assert "memory" not in exit_reason(-11, ("busy",), oom=oom)
 
 
 def test_our_own_probe_is_not_the_reason() -> None:

@@ -62,6 +62,31 @@ def test_so_does_another_file(keeping: Keeping, spec: LlamaServerSpec, tmp_path:
     assert folder_of(keeping, spec) != before
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--lora=adapter.gguf",),
+        ("--lora", "other.gguf,adapter.gguf"),
+        ("--lora-scaled", "adapter.gguf:0.5,other.gguf:1"),
+        ("--mmproj", "{}/adapter.gguf"),
+    ],
+)
+def test_however_a_file_is_named(
+    keeping: Keeping, spec: LlamaServerSpec, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    named = replace(spec, flags=tuple(flag.format(tmp_path) for flag in flags))
+    before = folder_of(keeping, named)
+    later(tmp_path / "adapter.gguf")
+    assert folder_of(keeping, named) != before
+
+
+def test_also_in_its_environment(keeping: Keeping, spec: LlamaServerSpec, tmp_path: Path) -> None:
+    named = replace(spec, flags=(), env={"LLAMA_ARG_MMPROJ": "adapter.gguf"})
+    before = folder_of(keeping, named)
+    later(tmp_path / "adapter.gguf")
+    assert folder_of(keeping, named) != before
+
+
 def test_so_does_another_build(keeping: Keeping, spec: LlamaServerSpec) -> None:
     assert folder_of(keeping, spec) != folder_of(keeping, spec, replace(BUILD, version="2"))
 

@@ -14,7 +14,7 @@ def test_an_idle_and_a_busy_slot() -> None:
         {"id": 1, "is_processing": True, "id_task": 2, "n_prompt_tokens": 1523, "n_prompt_tokens_processed": 512,
          "next_token": [{"has_next_token": True, "n_remain": 300, "n_decoded": 7}]},
     ]  # fmt: skip
-    assert parse_slots(document) == (SlotReading(0, False, -1, 0), SlotReading(1, True, 2, 519, 1523))
+    assert parse_slots(document) == (SlotReading(0, False, -1, 0, context=2048), SlotReading(1, True, 2, 519, 1523))
 
 
 def test_an_older_build_says_next_token_as_an_object() -> None:

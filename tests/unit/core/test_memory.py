@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -248,3 +250,114 @@ def test_the_kernels_high_water_mark_counts_more_than_samples() -> None:
     assert drive.scheduler.view("a", drive.now).seen == {HOST: 2 * GIB}
     drive.take(drive.scheduler.replica_exited(replica, "gone", drive.now, peak={HOST: 6 * GIB}))
     assert drive.need("a").host == 6 * GIB
+
+
+def test_one_that_ran_out_of_it_at_work_gets_more_room_next_time() -> None:
+    drive = Drive([cpu_model("a", 4)])
+    drive.serve("a")
+    drive.sleep(60)
+    drive.exit("a", "was killed (out of memory?)", exhausted=RAM)
+    assert (drive.need("a").host, drive.need("a").source) == (5 * GIB, "raised")
+    assert drive.starts() == ["a", "a"], "it restarts by itself"
+    drive.ready("a")
+    drive.sleep(60)
+    drive.exit("a", "was killed (out of memory?)", exhausted=RAM)
+    assert drive.need("a").host == 5 * GIB, "raised once, not again and again"
+
+
+def test_what_it_takes_replaces_the_raise_once_it_has_worked() -> None:
+    drive = Drive([cpu_model("a", 4)])
+    drive.serve("a")
+    drive.sleep(60)
+    drive.exit("a", "out of memory", exhausted=RAM)
+    drive.usage = {HOST: 3 * GIB}
+    drive.ready("a")
+    drive.end(drive.ask("a"))
+    drive.sleep(1)
+    drive.end(drive.ask("a"))
+    drive.observe({HOST: 3 * GIB}, of="a")
+    assert (drive.need("a").host, drive.need("a").source) == (3 * GIB, "observed")
+
+
+# -- memory of others ------------------------------------------------------------------------------------------------
+
+
+def shown(drive: Drive, others: Mapping[str, int], faults: Mapping[str, str] | None = None) -> None:
+    """What the devices show when others hold so many bytes there, and our replicas all that was booked for them."""
+    held = Counter(others)
+    for replica in drive.scheduler.replicas.values():
+        held.update(replica.placement.bytes)
+    drive.readings = tuple(
+        DeviceReading(
+            view.device.id, view.total, held[view.device.id], view.total - held[view.device.id],
+            (faults or {}).get(view.device.id, ""),
+        )
+        for view in drive.scheduler.devices()
+    )  # fmt: skip
+    drive.observe()
+
+
+def beside_others() -> Drive:
+    """A small model in memory and a large one that is overdue, on a GPU of which somebody else holds 14 of 24 GiB."""
+    drive = Drive([gpu_model("small", 6), gpu_model("large", 20)], devices=[host(64), gpu(0, 24)])
+    shown(drive, {"gpu:0": 14 * GIB})
+    drive.ask("small")
+    drive.usage = {"gpu:0": 6 * GIB}
+    drive.ready("small")
+    drive.end(1)
+    shown(drive, {"gpu:0": 14 * GIB})
+    return drive
+
+
+def test_nobody_is_evicted_for_memory_that_others_hold() -> None:
+    drive = beside_others()
+    drive.ask("large")
+    for _ in range(30):
+        drive.sleep(2)
+        drive.end(drive.ask("small"))
+        shown(drive, {"gpu:0": 14 * GIB})
+    assert drive.evicted == []
+    assert drive.status("small") is Status.READY
+
+
+def test_once_they_give_it_back_room_is_made_and_it_is_loaded() -> None:
+    drive = beside_others()
+    drive.ask("large")
+    drive.sleep(30)
+    shown(drive, {"gpu:0": 0})
+    assert [evicted.for_model for evicted in drive.evicted] == ["large"]
+    drive.readings = tuple(
+        DeviceReading(view.device.id, view.total, 0, view.total) for view in drive.scheduler.devices()
+    )
+    drive.exit("small")
+    assert drive.starts() == ["small", "large"]
+
+
+def test_who_waits_for_it_is_told_the_arithmetic() -> None:
+    drive = beside_others()
+    ticket = drive.ask("large", timeout=30)
+    words = ("needs 20,480 MiB on gpu:0 (4,096 MiB of 24,576 MiB free)", "16,384 MiB short on gpu:0",
+             "14,336 MiB of gpu:0 are in use by other processes")  # fmt: skip
+    view, place = drive.scheduler.view("large", drive.now), drive.scheduler.place(ticket, drive.now)
+    assert place is not None
+    drive.sleep(31)
+    for told in (view.reason, view.shortage, place.shortage, drive.rejected[ticket].message):
+        assert [word for word in words if word not in told] == [], told
+    assert drive.scheduler.view("large", drive.now).shortage == "", "nobody wants it any more"
+
+
+def test_a_gpu_that_cannot_be_read_gets_no_new_model() -> None:
+    drive = Drive([gpu_model("a", 6), gpu_model("b", 6), gpu_model("c", 20)], devices=[host(64), gpu(0, 24), gpu(1)])
+    shown(drive, {}, {"gpu:1": "fell off the bus"})
+    drive.ask("a")
+    assert list(drive.started[0].placement.bytes) == ["gpu:0"], "the other one is smaller, and would be the better fit"
+    drive.ready("a")
+    shown(drive, {}, {"gpu:0": "fell off the bus"})
+    drive.ask("b")
+    assert list(drive.started[1].placement.bytes) == ["gpu:1"]
+    drive.ready("b")
+    drive.ask("c")
+    drive.sleep(60)
+    assert drive.evicted == [], "nobody would gain anything"
+    assert "gpu:0 cannot be read: fell off the bus" in drive.scheduler.view("c", drive.now).reason
+    assert [view.fault for view in drive.scheduler.devices()] == ["", "fell off the bus", ""]

@@ -267,9 +267,11 @@ def test_what_cannot_be_loaded_beside_pinned_models_is_refused_with_the_arithmet
     assert refused.code is RejectCode.TOO_LARGE
     for part in ("8,192 MiB", "6,144 MiB of 16,384 MiB free", "2,048 MiB short", "'a'"):
         assert part in refused.message
+    assert drive.status("b") is Status.FAILED
     drive.eject("a")
     drive.exit("a")
     assert drive.ask("b") not in drive.rejected
+    assert drive.status("b") is Status.LOADING
 
 
 def test_pinned_models_that_take_all_places_are_named() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from router.core.affinity import Known, marks_of
 from router.core.lifecycle import ReplicaState
-from router.core.types import DeviceKind, Exhaustion, Policy, Priority, Status, TicketId
+from router.core.types import DeviceKind, Exhaustion, Pin, Policy, Priority, Status, TicketId
 from tests.support.drive import Drive, cpu_model, gpu, gpu_model, host
 
 LOAD = 2.0
@@ -96,6 +96,7 @@ def test_one_comes_after_the_other() -> None:
     for _ in range(20):
         drive.ask("a")
     drive.sleep(1.0)
+    drive.observe()
     assert drive.starts() == ["a", "a"]
 
 
@@ -130,17 +131,14 @@ def test_it_takes_no_place_from_a_model() -> None:
 
 
 def test_memory_that_somebody_waits_for_is_not_idle() -> None:
-    drive = Drive(
-        [replace(gpu_model("a", 2), max_replicas=2), gpu_model("big", 14), replace(gpu_model("x", 3), pinned=False)],
-        devices=[host(16), gpu(0, 16)],
-        policy=Policy(min_residency=0.0),
-    )
+    drive = Drive([replace(cpu_model("a", 2), max_replicas=2), cpu_model("big", 15)])
     taught(drive, 5.0)
-    drive.ask("big")  # fits beside one replica, and not beside two
+    drive.ask("a")
+    drive.ask("big")  # would fit in place of `a`, whose turn it is
     for _ in range(9):
         drive.ask("a")
     drive.sleep(1)
-    assert drive.starts() == ["a", "big"]
+    assert drive.starts() == ["a"]
 
 
 def test_a_gpu_that_is_loading_is_left_alone() -> None:
@@ -152,13 +150,17 @@ def test_a_gpu_that_is_loading_is_left_alone() -> None:
         drive.ask("a")
     drive.sleep(1)
     assert drive.starts() == ["a", "b"]
+    assert len(drive.replicas("a")) == 1, "nothing is booked for it either"
     drive.allocated("b")
     assert drive.starts() == ["a", "b", "a"]
 
 
 def test_an_extra_one_is_never_cut_to_fit() -> None:
-    drive = Drive([replace(gpu_model("a", 20), max_replicas=2)], devices=[host(64), gpu(0, 16)])
+    need = replace(gpu_model("a", 20).need, pin=Pin(alone=True))
+    models = [replace(gpu_model("a"), need=need, max_replicas=2)]
+    drive = Drive(models, devices=[host(64), gpu(0, 16), gpu(1, 16)])
     taught(drive, 5.0)
+    assert not drive.started[0].placement.whole
     for _ in range(9):
         drive.ask("a")
     drive.sleep(5)
@@ -296,6 +298,15 @@ def test_one_that_gave_way_comes_back_when_memory_is_idle_and_not_before() -> No
     drive.eject("b")
     drive.exit("b")
     assert drive.starts() == ["a", "a", "b", "a"]
+
+
+def test_one_that_is_kept_does_not_go_for_a_load_that_ran_out_of_memory() -> None:
+    drive = kept(1, gib=2)
+    drive.ready("a")
+    drive.ask("b")
+    drive.exit("b", exhausted=Exhaustion(DeviceKind.HOST))
+    assert drive.starts() == ["a", "b", "b"]
+    assert not drive.evicted
 
 
 def test_an_operator_may_load_another_in_place_of_one_that_is_kept() -> None:

@@ -176,6 +176,13 @@ def test_a_model_that_can_never_fit_is_refused_with_the_arithmetic() -> None:
     ticket = drive.ask("huge")
     assert drive.rejected[ticket].code is RejectCode.TOO_LARGE
     assert "65536" in drive.rejected[ticket].message.replace(",", "")
+    view = drive.scheduler.view("huge", drive.now)
+    assert (view.status, view.misfit, view.retry_at) == (Status.FAILED, True, None)
+    assert "can never fit" in view.reason
+    again = drive.ask("huge")
+    assert drive.rejected[again].code is RejectCode.TOO_LARGE, "nobody has to reset it"
+    drive.reset("huge")
+    assert drive.status("huge") is Status.OFF
 
 
 def test_idle_models_unload() -> None:
@@ -538,6 +545,7 @@ def test_a_model_that_waits_for_room_is_loading_and_says_why() -> None:
     ticket = drive.ask("b")
     assert drive.status("b") is Status.LOADING
     assert drive.scheduler.view("b", drive.now).reason == "waits for room"
+    assert drive.scheduler.view("b", drive.now).shortage == "", "it waits for a place, not for memory"
     drive.leave(ticket)
     assert drive.status("b") is Status.OFF
 

@@ -1,5 +1,6 @@
 """The GGUF reader: what it tells of real files, and that no file whatever makes it crash, linger or swell."""
 
+import contextlib
 import os
 import struct
 import time
@@ -25,7 +26,7 @@ from router.devices.gguf import (
     total_size,
 )
 
-U8, BOOL, STRING, ARRAY, U32, U64 = 0, 7, 8, 9, 4, 10
+U8, I16, BOOL, STRING, ARRAY, U32, U64 = 0, 3, 7, 8, 9, 4, 10
 F32, Q8_0 = 0, 8
 
 
@@ -210,7 +211,7 @@ STRINGS_WITHOUT_END = _pair("k", ARRAY, struct.pack("<IQ", STRING, 3) + _text("a
         (_file(_pair("k", ARRAY, struct.pack("<IQ", ARRAY, 1))), "'k' has the unknown type 9"),
         (_file(_pair("k", ARRAY, struct.pack("<IQ", U64, 2**61))), "cut short"),
         (_file(_pair("k", ARRAY, struct.pack("<IQ", 50, 2**61))), "'k' has the unknown type 50"),
-        (_file(_pair("k", ARRAY, struct.pack("<IQ", STRING, MAX_SKIPPED_STRINGS + 1))), "more than 4,000,000 strings"),
+        (_file(_pair("k", ARRAY, struct.pack("<IQ", STRING, MAX_SKIPPED_STRINGS + 1))), "more than 2,000,000 strings"),
         (_file(STRINGS_WITHOUT_END), "cut short"),
         (_file(_pair("general.alignment", U32, struct.pack("<I", 33))), "general.alignment is 33"),
         (_file(_pair("general.alignment", U32, struct.pack("<I", 0))), "general.alignment is 0"),
@@ -220,6 +221,10 @@ STRINGS_WITHOUT_END = _pair("k", ARRAY, struct.pack("<IQ", STRING, 3) + _text("a
         (_file(tensors=(_tensor("t", (1, 1, 1, 1, 1)),), data=64), "'t' has 5 dimensions"),
         (_file(tensors=(_tensor("t", (-4, 1)),), data=64), "the shape (-4, 1)"),
         (_file(tensors=(_tensor("t", (2**62, 2**62, 2**62, 2**62)),), data=64), "bytes of tensor 't' are missing"),
+        (
+            _file(tensors=(_tensor("t", (9,)), _tensor("u", (9,))), data=64),
+            "overlap: they have 72 bytes, and there are 64",
+        ),
         (_file(tensors=(_tensor("t", (33,), kind=Q8_0),), data=64), "rows of 33, not a multiple of Q8_0's 32"),
         (_file(tensors=(_tensor("t", (1,), offset=8),), data=64), "stands at 8, not at a multiple of 32"),
         (_file(tensors=(_tensor("t", (1,), offset=2**63),), data=64), "bytes of tensor 't' are missing"),
@@ -228,6 +233,36 @@ STRINGS_WITHOUT_END = _pair("k", ARRAY, struct.pack("<IQ", STRING, 3) + _text("a
 )
 def test_hostile_files(file: Path, content: bytes, message: str) -> None:
     assert message in _error(file, content)
+
+
+BIG = "\U0001f600" * (MAX_STRING_BYTES // 4)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [_pair(f"k{number}", STRING, _text(BIG)) for number in range(10)],
+        [_pair(f"k{number}", ARRAY, struct.pack("<IQ", I16, 512) + bytes([0, 7]) * 512) for number in range(10_000)],
+        [_pair(f"k{number}", ARRAY, struct.pack("<IQ", STRING, 1) + _text("x" * 10**6)) for number in range(40)],
+    ],
+    ids=["strings", "arrays", "long strings in arrays"],
+)
+def test_what_is_kept_of_a_header_is_bounded_as_a_whole(file: Path, pairs: list[bytes]) -> None:
+    file.write_bytes(_file(*pairs))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(GgufError):
+            read_header(file)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_too_much_metadata_is_refused_by_the_key_that_is_too_much(file: Path) -> None:
+    text = [_pair(f"k{number}", STRING, _text(BIG)) for number in range(2)]
+    assert "metadata up to 'k1'" in _error(file, _file(*text))
+    values = [_pair(f"k{number}", ARRAY, struct.pack("<IQ", U8, 512) + bytes(512)) for number in range(257)]
+    assert "metadata up to 'k256'" in _error(file, _file(*values))
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

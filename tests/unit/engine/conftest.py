@@ -24,6 +24,7 @@ class Recorder:
     loads: list[tuple[str, bool]] = field(default_factory=list)
     evictions: list[tuple[str, str]] = field(default_factory=list)
     restarts: list[str] = field(default_factory=list)
+    recycles: list[tuple[str, int]] = field(default_factory=list)
     grants: list[tuple[str, Priority]] = field(default_factory=list)
     phases: list[tuple[str, set[LoadPhase]]] = field(default_factory=list)
     kept: list[tuple[str, ConversationEvent, int]] = field(default_factory=list)
@@ -47,6 +48,9 @@ class Recorder:
 
     def evicted(self, model: str, for_model: str) -> None:
         self.evictions.append((model, for_model))
+
+    def recycled(self, model: str, held: int) -> None:
+        self.recycles.append((model, held))
 
     def restarted(self, model: str) -> None:
         self.restarts.append(model)

@@ -158,6 +158,18 @@ async def test_eject_waits_for_what_runs(bench: Any) -> None:
         assert b.engine.view("a").status is Status.OFF
 
 
+async def test_an_eject_that_is_taken_back_ends(bench: Any) -> None:
+    async with bench() as b:
+        with await b.engine.lease("a", Priority.NORMAL) as lease:
+            ejecting = asyncio.create_task(b.engine.eject("a", force=False))
+            await b.until(lambda: b.engine.view("a").status is Status.DRAINING)
+            b.engine.load("a")
+            async with asyncio.timeout(5):
+                await ejecting
+            assert b.engine.view("a").status is Status.READY
+            lease.finish()
+
+
 async def test_a_forced_eject_tells_what_it_cut(bench: Any) -> None:
     async with bench() as b:
 
@@ -320,9 +332,12 @@ async def test_loading_a_failed_model_asks_for_a_reset(bench: Any) -> None:
 
 async def test_loading_what_can_never_fit_is_refused_with_the_arithmetic(bench: Any) -> None:
     async with bench(sizes={"a": 64}) as b:
-        with pytest.raises(ModelTooLarge, match=r"65,?536"):
-            b.engine.load("a")
-        assert b.engine.view("a").status is Status.OFF
+        for _ in range(2):
+            with pytest.raises(ModelTooLarge, match=r"65,?536"):
+                b.engine.load("a")
+        assert b.engine.view("a").status is Status.FAILED
+        with pytest.raises(ModelTooLarge):
+            await b.engine.wait_ready("a", timeout=5)
 
 
 async def test_the_last_words_of_a_child_that_failed_are_kept(bench: Any) -> None:

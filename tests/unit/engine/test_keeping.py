@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from router.core.types import HOST, Device, DeviceKind, DeviceView, Policy, Priority, Status
@@ -127,7 +128,8 @@ async def test_every_load_tells_where_its_time_went(bench: Any) -> None:
 def host(*, free: float, booked: float = 0, seen: float = 0, total: float = 16) -> DeviceView:
     ram = FakeDevices().devices[0]
     figures = {"total": total, "used": total - free, "free": free, "booked": booked, "seen": seen, "available": 0}
-    return DeviceView(device=ram, **{name: round(value * GIB) for name, value in figures.items()})
+    in_bytes: Mapping[str, Any] = {name: round(value * GIB) for name, value in figures.items()}
+    return DeviceView(device=ram, **in_bytes)
 
 
 def test_spare_ram_is_what_nobody_has_or_is_about_to_take() -> None:

@@ -106,6 +106,18 @@ async def test_a_gpu_is_given_away_when_it_shows_the_memory_as_free(bench: Any) 
         assert launcher.models == ["a", "b"]
 
 
+async def test_what_a_stranger_takes_during_a_load_is_not_learned_without_end(bench: Any) -> None:
+    launcher, devices = FakeLauncher(ready_at_once=False), FakeDevices(80)
+    async with bench(launcher=launcher, monitor=devices, sizes={"a": 10}) as rig:
+        waiting = asked(rig, "a")
+        await rig.until(lambda: launcher.children != [])
+        await rig.until(lambda: rig.engine.view("a").loading_since is not None)
+        devices.held[1] = {"gpu:0": 60 * GIB}
+        launcher.children[0].become_ready()
+        await serve(waiting)
+        assert rig.engine.view("a").seen["gpu:0"] == 20 * GIB
+
+
 async def test_a_stranger_on_the_gpu_is_left_its_memory(bench: Any) -> None:
     launcher, devices = FakeLauncher(), FakeDevices(24, 24)
     devices.held[1] = {"gpu:0": 10 * GIB}

@@ -32,6 +32,8 @@ EXPECTED = {
     "router_loads": "counter",
     "router_evictions": "counter",
     "router_restarts": "counter",
+    "router_recycles": "counter",
+    "router_event_loop_stall_seconds": "histogram",
     "router_replays": "counter",
     "router_queue_wait_seconds": "histogram",
     "router_time_to_first_byte_seconds": "histogram",
@@ -187,6 +189,7 @@ def test_what_the_engine_tells_is_counted() -> None:
     of.load_phases("qwen", {"spawn": 0.5, "read": 3.0, "ready": 0.25})
     of.conversations("qwen", "saved", 2)
     of.evicted("qwen", "org/ünï:q4")
+    of.recycled("qwen", 5)
     of.restarted("org/ünï:q4")
     of.request_replayed("qwen")
     assert value(of, "router_queue_wait_seconds_sum", model="qwen", priority="high") == 0.3
@@ -201,6 +204,7 @@ def test_what_the_engine_tells_is_counted() -> None:
     assert value(of, "router_evictions_total", model="qwen") == 1
     assert value(of, "router_restarts_total", model="org/ünï:q4") == 1
     assert value(of, "router_replays_total", model="qwen") == 1
+    assert value(of, "router_recycles_total", model="qwen") == 1
 
 
 def test_gauges_are_read_from_the_engine_at_each_scrape() -> None:
