@@ -211,8 +211,6 @@ class FakeServer:
             return await send_json(writer, 401, NO_KEY)
         if request.method == "GET":
             return await self._get(path, writer)
-        if path in {"/v1/chat/completions", "/v1/completions"}:
-            return await self._generate(request, FaultyWriter(writer, self.options), chat="chat" in path)
         return await self._post(path, request, writer)
 
     def _may_enter(self, request: Request) -> bool:
@@ -236,8 +234,20 @@ class FakeServer:
         return await send_json(writer, 200, answers[path]) if path in answers else await send_json(writer, 404, UNKNOWN)
 
     async def _post(self, path: str, request: Request, writer: asyncio.StreamWriter) -> bool:
+        try:
+            if path in {"/v1/chat/completions", "/v1/completions"}:
+                return await self._generate(request, FaultyWriter(writer, self.options), chat="chat" in path)
+            return await self._compute(path, request, writer)
+        except (TypeError, ValueError, AttributeError, LookupError) as error:  # a body that makes no sense
+            return await send_json(writer, 400, {"error": {"code": 400, "message": str(error)}})
+
+    async def _compute(self, path: str, request: Request, writer: asyncio.StreamWriter) -> bool:
         if path in {"/v1/embeddings", "/embeddings", "/embedding"}:
-            return await send_json(writer, 200, embeddings_of(self.options.alias, request.json.get("input", "")))
+            return await send_json(
+                writer,
+                200,
+                embeddings_of(self.options.alias, request.json.get("input", request.json.get("content", ""))),
+            )
         if path == "/completion":
             slot = self.slots[request.json["id_slot"]]
             self.aside.append(slot.memory)
@@ -310,17 +320,17 @@ class FakeServer:
 
     @contextlib.asynccontextmanager
     async def _slot_for(self, request: Request) -> AsyncIterator[Slot]:
+        prompt, said = prompt_of(request.json), last_text(request.json)
         self.waiting += 1
         try:
             await self.free.acquire()
         finally:
             self.waiting -= 1
-        prompt = prompt_of(request.json)
         idle = [slot for slot in self.slots if not slot.busy]
         slot = max(idle, key=lambda slot: (shared(slot.memory, prompt), -slot.task))
         slot.busy, slot.decoded, slot.task = True, 0, len(self.started)
         self._read(slot, prompt)
-        self.started.append({"task": slot.task, "slot": slot.id, "text": last_text(request.json)})
+        self.started.append({"task": slot.task, "slot": slot.id, "text": said})
         try:
             yield slot
         finally:
@@ -371,7 +381,7 @@ class FakeServer:
         options = self.options
         limit = asked.get("max_completion_tokens") or asked.get("max_tokens") or options.tokens or WHEN_NONE_IS_ASKED
         await prefill(slot, options.prefill_delay)
-        for number in range(limit):
+        for number in range(min(limit, options.ctx_size)):
             if number == options.crash_after_tokens:
                 crash()
             await switched_off(lambda: slot.decoded == options.stall_after_tokens)
