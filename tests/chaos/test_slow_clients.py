@@ -143,14 +143,15 @@ def test_more_connections_than_may_be_open(strict: RunningRouter) -> None:
 def test_more_requests_than_may_be_open(strict: RunningRouter) -> None:
     with ExitStack() as stack:
         for _ in range(LIMITS["max_open_requests"]):
-            wire = stack.enter_context(Wire(strict.url))
-            wire.send(HEAD % 100_000)
-        wait_until(lambda: metric(strict, "router_requests_open") >= LIMITS["max_open_requests"])
-        with Wire(strict.url) as one_more:
-            one_more.send(GET)
-            answer = one_more.answer()
-        expect_error(answer, 503, code="overloaded")
-        expect_retry_after(answer)
+            stack.enter_context(Wire(strict.url)).send(GET.replace(b"models", b"models/status/stream"))
+        open_and_the_scrape = LIMITS["max_open_requests"] + 1
+        wait_until(lambda: metric(strict, "router_requests_open") >= open_and_the_scrape)
+        for path in (b"/v1/models", b"/metrics/stream", b"/metrics?model=chat", b"/healthy"):
+            with Wire(strict.url) as one_more:
+                one_more.send(GET.replace(b"/v1/models", path))
+                answer = one_more.answer()
+            expect_error(answer, 503, code="overloaded")
+            expect_retry_after(answer)
         assert strict.client.get("/health").status_code == 200
 
 
