@@ -64,7 +64,7 @@ def _fuzz(extent: Extent, folder: Path) -> list[Figure]:  # noqa: ARG001
     if fuzz is None:
         work, what = "the API, raw sockets, bodies, GGUFs, configurations", "5xx made by the router, hangs, crashes"
         return [Figure(work, what, "", None, Goal("at most", 0), "")]
-    found: list[Figure] = fuzz.run(extent.fuzz).figures()
+    found: list[Figure] = fuzz.figures(extent.fuzz)
     return found
 
 

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from router.errors import Forbidden
 from router.proxy.dialect import Dialect, ErrorInfo, error_body
 
-_EXPOSED = ("x-request-id", "request-id", "retry-after", "x-should-retry")
+_EXPOSED = ("x-request-id", "request-id", "retry-after", "x-should-retry", "x-error-source")
 _EXPOSE = f"access-control-expose-headers: {', '.join(_EXPOSED)}\r\n".encode("ascii")
 _VARY = b"vary: Origin\r\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from router.errors import InvalidRequest
@@ -83,6 +83,6 @@ async def field_of(body: bytes, content_type: str, name: str) -> str | None:
             parser.write(body[start : start + _STEP])
             await asyncio.sleep(0)
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise InvalidRequest(f"The multipart form cannot be read: {error}.") from error
     return None if finder.found is None else finder.found.decode("utf-8", "replace")

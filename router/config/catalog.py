@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from router.config.discovery import Discovered, discover
-from router.config.files import FileRefused, locate
+from router.config.files import FileRefused, is_folder, locate
 from router.config.models import ModelConfig, SystemConfig
 from router.config.names import name_fault
 from router.config.problems import key_path, shown
@@ -63,7 +63,7 @@ def build_catalog(
 
 
 def _check_base(base: Path, key: str, problems: list[Problem]) -> bool:
-    if base.is_dir():
+    if is_folder(base):
         return True
     problems.append(Problem(key, f"expected a folder, got {shown(str(base))}", "create it, or correct the path"))
     return False

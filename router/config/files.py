@@ -26,6 +26,21 @@ def absolute(path: Path, anchor: Path) -> Path:
     return Path(os.path.normpath(anchor / path))
 
 
+def is_file(path: Path) -> bool:
+    """As `Path.is_file`, which raises for a name that is too long and in a folder that may not be entered."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: Path) -> bool:
+    """The same for `Path.is_dir`."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def exists(path: Path) -> bool:
+    """The same for `Path.exists`."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def shard(path: Path) -> tuple[str, int, int] | None:
     """Stem, number and count of `stem-00001-of-00003.gguf`; None for a model in one file."""
     match = _SHARD.fullmatch(path.stem)

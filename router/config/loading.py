@@ -9,7 +9,7 @@ from typing import Any
 
 from router.config.document import Document, read_document
 from router.config.environment import Overrides, read_environment, read_overrides
-from router.config.files import absolute
+from router.config.files import absolute, exists, is_file
 from router.config.keys import read_keys
 from router.config.models import ApiConfig, SystemConfig
 from router.config.settings import Settings, assemble, with_absolute_paths
@@ -32,13 +32,13 @@ def config_file(config_path: Path | None, environ: Mapping[str, str], cwd: Path 
     if named := read_environment(environ, cwd).get("CONFIG_PATH"):
         return _named(Path(named), "CONFIG_PATH", cwd)
     default = cwd / DEFAULT_FILE
-    return default if default.exists() else None
+    return default if exists(default) else None
 
 
 def _named(path: Path, by: str, cwd: Path) -> Path:
     file = absolute(path, cwd)
-    if not file.is_file():
-        raise ConfigError(str(file), [Problem(by, "not a file" if file.exists() else "no such file", _NAME_A_FILE)])
+    if not is_file(file):
+        raise ConfigError(str(file), [Problem(by, "not a file" if exists(file) else "no such file", _NAME_A_FILE)])
     return file
 
 
@@ -96,9 +96,9 @@ def _nothing_to_serve(system: SystemConfig) -> list[Problem]:
 def _binary_problems(system: SystemConfig, variable: str | None) -> list[Problem]:
     """A llama-server that was named must be there; one that is not is looked for at the first use."""
     path = system.llama_server_path
-    if path is None or (path.is_file() and os.access(path, os.X_OK)):
+    if path is None or (is_file(path) and os.access(path, os.X_OK)):
         return []
-    fault = "is not a program that can be run" if path.exists() else "no such file"
+    fault = "is not a program that can be run" if exists(path) else "no such file"
     where = variable or "system.llama_server_path"
     return [Problem(where, f"{fault}: {path}", "name llama-server itself, or leave it out for the embedded llama.cpp")]
 

@@ -1,12 +1,17 @@
-"""An upstream's own error answer, translated into ours: status, message and type stay, the shape becomes whole."""
+"""An upstream's own error answer, translated into ours: status, message and type stay, the shape becomes whole.
+
+Only a failure that is no failure but the request's fault (see `blame`) becomes the 400 that it should have been.
+"""
 
 from __future__ import annotations
 
 import json
 
 from router.errors import UnsupportedByModel, UpstreamFailed
+from router.proxy.blame import UNSUPPORTED, blamed
 from router.proxy.dialect import ErrorInfo
 
+SOURCE = "x-error-source"
 _LONGEST_TEXT = 2000
 # llama-server's error types -> the codes that clients look for.
 _CODES = {
@@ -29,10 +34,13 @@ def translated(status: int, body: bytes) -> ErrorInfo:
         return ErrorInfo.of(UpstreamFailed("The model's server refused the router's key.", retry_after=1))
     if _NO_LOGITS in message:
         return ErrorInfo.of(UnsupportedByModel(f"This model makes embeddings; it cannot generate text ({message})."))
-    if status == 501:
+    blame = blamed(message) if status == 500 else None
+    if status == 501 or blame == UNSUPPORTED:
         return ErrorInfo.of(UnsupportedByModel(message))
     kind = _text(error.get("type")) or ("invalid_request_error" if status < 500 else "server_error")
     code = error.get("code")
+    if blame is not None:
+        status, kind, code = 400, "invalid_request_error", blame
     return ErrorInfo(
         status=status,
         message=message,
@@ -40,8 +48,14 @@ def translated(status: int, body: bytes) -> ErrorInfo:
         code=code if isinstance(code, str) else _CODES.get(kind, kind),
         param=_text(error.get("param")) or None,
         extra={key: value for key, value in error.items() if key not in _STANDARD},
-        headers={"retry-after": "1"} if status in {429, 503} else {},
+        headers=_headers(status),
     )
+
+
+def _headers(status: int) -> dict[str, str]:
+    """Who looks for the cause of a 5xx has to know whose it is."""
+    source = {SOURCE: "model"} if status >= 500 else {}
+    return source | ({"retry-after": "1"} if status in {429, 503} else {})
 
 
 def _error_object(body: bytes) -> dict[str, object]:

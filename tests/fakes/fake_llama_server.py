@@ -67,9 +67,13 @@ from tests.fakes.llama_words import (
     LOADING,
     NO_KEY,
     UNKNOWN,
+    VERSION,
+    WHEN_NONE_IS_ASKED,
     Slot,
     chat_chunks,
+    embeddings_of,
     last_text,
+    metrics_page,
     prefill,
     prompt_of,
     shared,
@@ -77,9 +81,6 @@ from tests.fakes.llama_words import (
     usage_of,
     whole_answer,
 )
-
-VERSION = "version: 11434 (fake000)\nbuilt with nothing for tests\n"
-WHEN_NONE_IS_ASKED = 8
 
 
 def option_parser() -> argparse.ArgumentParser:
@@ -210,8 +211,6 @@ class FakeServer:
             return await send_json(writer, 401, NO_KEY)
         if request.method == "GET":
             return await self._get(path, writer)
-        if path in {"/v1/chat/completions", "/v1/completions"}:
-            return await self._generate(request, FaultyWriter(writer, self.options), chat="chat" in path)
         return await self._post(path, request, writer)
 
     def _may_enter(self, request: Request) -> bool:
@@ -235,13 +234,19 @@ class FakeServer:
         return await send_json(writer, 200, answers[path]) if path in answers else await send_json(writer, 404, UNKNOWN)
 
     async def _post(self, path: str, request: Request, writer: asyncio.StreamWriter) -> bool:
+        try:
+            if path in {"/v1/chat/completions", "/v1/completions"}:
+                return await self._generate(request, FaultyWriter(writer, self.options), chat="chat" in path)
+            return await self._compute(path, request, writer)
+        except (TypeError, ValueError, AttributeError, LookupError) as error:  # a body that makes no sense
+            return await send_json(writer, 400, {"error": {"code": 400, "message": str(error)}})
+
+    async def _compute(self, path: str, request: Request, writer: asyncio.StreamWriter) -> bool:
         if path in {"/v1/embeddings", "/embeddings", "/embedding"}:
-            texts = request.json.get("input", "")
-            texts = texts if isinstance(texts, list) else [texts]
-            data = [{"object": "embedding", "index": n, "embedding": [0.6, 0.8]} for n in range(len(texts))]
-            usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
             return await send_json(
-                writer, 200, {"object": "list", "model": self.options.alias, "data": data, "usage": usage}
+                writer,
+                200,
+                embeddings_of(self.options.alias, request.json.get("input", request.json.get("content", ""))),
             )
         if path == "/completion":
             slot = self.slots[request.json["id_slot"]]
@@ -304,32 +309,28 @@ class FakeServer:
         return answer
 
     def _metrics(self) -> str:
-        busy = sum(slot.busy for slot in self.slots)
-        return (
-            f"llamacpp:prompt_tokens_total {self.tokens_read}\n"
-            f"llamacpp:prompt_tokens_cached_total {self.tokens_cached}\n"
-            f"llamacpp:prompt_seconds_total {self.tokens_read * self.options.prompt_ms / 1000}\n"
-            "# TYPE llamacpp:tokens_predicted_total counter\n"
-            f"llamacpp:tokens_predicted_total {self.tokens_predicted}\n"
-            "# TYPE llamacpp:requests_processing gauge\n"
-            f"llamacpp:requests_processing {busy}\n"
-            "# TYPE llamacpp:requests_deferred gauge\n"
-            f"llamacpp:requests_deferred {self.waiting}\n"
+        return metrics_page(
+            read=self.tokens_read,
+            cached=self.tokens_cached,
+            seconds=self.tokens_read * self.options.prompt_ms / 1000,
+            predicted=self.tokens_predicted,
+            busy=sum(slot.busy for slot in self.slots),
+            waiting=self.waiting,
         )
 
     @contextlib.asynccontextmanager
     async def _slot_for(self, request: Request) -> AsyncIterator[Slot]:
+        prompt, said = prompt_of(request.json), last_text(request.json)
         self.waiting += 1
         try:
             await self.free.acquire()
         finally:
             self.waiting -= 1
-        prompt = prompt_of(request.json)
         idle = [slot for slot in self.slots if not slot.busy]
         slot = max(idle, key=lambda slot: (shared(slot.memory, prompt), -slot.task))
         slot.busy, slot.decoded, slot.task = True, 0, len(self.started)
         self._read(slot, prompt)
-        self.started.append({"task": slot.task, "slot": slot.id, "text": last_text(request.json)})
+        self.started.append({"task": slot.task, "slot": slot.id, "text": said})
         try:
             yield slot
         finally:
@@ -378,7 +379,8 @@ class FakeServer:
 
     async def _tokens(self, asked: dict[str, Any], slot: Slot) -> AsyncIterator[str]:
         options = self.options
-        limit = asked.get("max_completion_tokens") or asked.get("max_tokens") or options.tokens or WHEN_NONE_IS_ASKED
+        wanted = asked.get("max_completion_tokens") or asked.get("max_tokens")
+        limit = min(wanted, options.ctx_size) if wanted else options.tokens or WHEN_NONE_IS_ASKED
         await prefill(slot, options.prefill_delay)
         for number in range(limit):
             if number == options.crash_after_tokens:

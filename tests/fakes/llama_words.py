@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+VERSION = "version: 11434 (fake000)\nbuilt with nothing for tests\n"
+WHEN_NONE_IS_ASKED = 8  # tokens
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
 NO_KEY = {"error": {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}}
 UNKNOWN = {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}
@@ -33,6 +35,20 @@ async def prefill(slot: Slot, seconds: float) -> None:
         slot.read = 1.0
 
 
+def metrics_page(*, read: int, cached: int, seconds: float, predicted: int, busy: int, waiting: int) -> str:
+    return (
+        f"llamacpp:prompt_tokens_total {read}\n"
+        f"llamacpp:prompt_tokens_cached_total {cached}\n"
+        f"llamacpp:prompt_seconds_total {seconds}\n"
+        "# TYPE llamacpp:tokens_predicted_total counter\n"
+        f"llamacpp:tokens_predicted_total {predicted}\n"
+        "# TYPE llamacpp:requests_processing gauge\n"
+        f"llamacpp:requests_processing {busy}\n"
+        "# TYPE llamacpp:requests_deferred gauge\n"
+        f"llamacpp:requests_deferred {waiting}\n"
+    )
+
+
 def chat_chunks(alias: str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """First chunk, maker of the chunk of a token, last chunk."""
 
@@ -58,6 +74,13 @@ def whole_answer(alias: str, words: list[str], slot: Slot, *, chat: bool) -> dic
     kind = "chat.completion" if chat else "text_completion"
     return {"id": "fake", "object": kind, "created": 1, "model": alias,
             "choices": [{"index": 0, "finish_reason": "stop", **said}], "usage": usage_of(slot)}  # fmt: skip
+
+
+def embeddings_of(alias: str, asked: Any) -> dict[str, Any]:
+    texts = asked if isinstance(asked, list) else [asked]
+    data = [{"object": "embedding", "index": n, "embedding": [0.6, 0.8]} for n in range(len(texts))]
+    usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
+    return {"object": "list", "model": alias, "data": data, "usage": usage}
 
 
 def prompt_of(asked: dict[str, Any]) -> bytes:

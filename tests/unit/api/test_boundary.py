@@ -160,7 +160,7 @@ async def test_a_proxied_answer_allows_one_origin_and_shows_its_headers(tmp_path
         answer = await router.chat(origin=ORIGIN, x_api_key="key")
         assert answer.headers.get_list("access-control-allow-origin") == [ORIGIN]
         exposed = answer.headers["access-control-expose-headers"]
-        assert exposed.split(", ") == ["x-request-id", "request-id", "retry-after", "x-should-retry"]
+        assert exposed.split(", ") == ["x-request-id", "request-id", "retry-after", "x-should-retry", "x-error-source"]
         refused = await router.chat(origin=ORIGIN)
         assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, ORIGIN)
 

@@ -48,6 +48,7 @@ async def test_a_huge_value_is_not_collected() -> None:
         (b"{}", ""),
         (b"", "multipart/form-data"),
         (b"nonsense", TYPE),
+        (b"--x--", "multipart/form-data; boundary=" + "x" * 300),
     ],
 )
 async def test_what_is_no_form_is_refused(body: bytes, kind: str) -> None:

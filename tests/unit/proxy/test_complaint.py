@@ -38,6 +38,29 @@ def test_what_the_model_cannot_do_is_not_worth_a_retry(status: int, message: str
     assert found.headers == {"x-should-retry": "false"}
 
 
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ('Failed to parse tools: Expected \'tools\' to be an array, got "x"; tools = "x"', "invalid_request"),
+        ("'messages' is required", "invalid_request"),
+        ("vector::_M_range_check: __n (which is 99) >= this->size() (which is 9)", "invalid_request"),
+        ("input (900 tokens) is too large to process. increase the physical batch size", "context_length_exceeded"),
+        ("image input is not supported - hint: you may need to provide the mmproj", "unsupported_by_model"),
+    ],
+)
+def test_a_failure_that_the_request_caused_is_the_requests_fault(message: str, code: str) -> None:
+    found = translated(500, body(message=message, type="server_error", code=500))
+    assert (found.status, found.message, found.type) == (400, message, "invalid_request_error")
+    assert found.code == code
+
+
+@pytest.mark.parametrize("message", ["Compute error.", "got exception: vector::_M_range_check: x", "unknown error"])
+def test_the_servers_own_failures_stay_its_own(message: str) -> None:
+    found = translated(500, body(message=message, type="server_error", code=500))
+    assert (found.status, found.type, found.code) == (500, "server_error", "upstream_error")
+    assert found.headers == {"x-error-source": "model"}
+
+
 def test_a_refused_key_is_the_routers_trouble() -> None:
     found = translated(401, body(message="Invalid API Key", code=401))
     assert (found.status, found.code) == (502, "upstream_failed")
@@ -63,5 +86,6 @@ def test_any_shape_is_understood(answer: bytes, message: str) -> None:
 
 def test_a_busy_upstream_says_when_to_come_back() -> None:
     assert translated(503, body(message="Loading model", type="unavailable_error", code=503)).headers == {
-        "retry-after": "1"
+        "x-error-source": "model",
+        "retry-after": "1",
     }
