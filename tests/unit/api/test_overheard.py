@@ -80,7 +80,8 @@ async def test_a_key_that_the_cut_goes_through_is_blotted_out_too(
         async with site(tmp_path, api=ApiConfig(log_prompts=True)) as router:
             for shown in (1, 3, len(key) - 1):
                 filling = "." * (2000 - shown)
-                router.upstream.script = lambda heard, wire, told=filling: wire.answer(f"{told}{key} and more".encode())
+                answer = f"{filling}{key} and more".encode()
+                router.upstream.script = lambda _, wire, answer=answer: wire.answer(answer)  # type: ignore[misc]
                 await router.chat(body(filling[len(body()) - len(ASKED) - len('"}]}') :] + key))
     finally:
         forget("plain key of the router")
