@@ -146,13 +146,12 @@ async def describe_models(*, config: Path | None, host: str | None, port: int | 
     try:
         gpu_available = len(monitor.devices) > 1
         entries = await asyncio.to_thread(inventory, settings, gpu_available=gpu_available)
-        info: dict[str, str] = {}
-        await _find_llama(_launcher(settings, entries, gpu_available=gpu_available), info)
+        llama = await _find_llama(_launcher(settings, entries, gpu_available=gpu_available), {})
         table = await asyncio.to_thread(models_table, entries, monitor.devices, await monitor.read())
     finally:
         await monitor.close()
     origin = "The models of the demo, since there is no config.json here.\n" if demo else ""
-    return f"{origin}llama.cpp: {info['llama_server']}\n{table}"
+    return f"{origin}llama.cpp: {llama}\n{table}"
 
 
 def _config_or_demo(config: Path | None) -> tuple[Path | None, Path | None]:
@@ -166,7 +165,7 @@ def _config_or_demo(config: Path | None) -> tuple[Path | None, Path | None]:
 def _check_state_dir(settings: Settings) -> None:
     """Find out now, and not at the first load, that nothing can be kept."""
     try:
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=settings.state_dir):
             pass
     except OSError as error:
@@ -297,15 +296,20 @@ def _launcher(settings: Settings, entries: tuple[Entry, ...], *, gpu_available: 
     )
 
 
-async def _find_llama(launcher: LlamaServerLauncher, info: dict[str, str]) -> None:
-    """Ask llama.cpp what it can while the router already listens; a slow binary must not delay that."""
+async def _find_llama(launcher: LlamaServerLauncher, info: dict[str, str]) -> str:
+    """Ask llama.cpp what it can while the router already listens; a slow binary must not delay that.
+
+    Everybody may see `info`, by `/health`, so it holds no path; the operator gets to know more.
+    """
     try:
-        info["llama_server"] = str(await launcher.prepare())
+        found = await launcher.prepare()
     except LaunchError as error:
-        info["llama_server"] = f"unavailable: {error}"
+        info["llama_server"] = "unavailable, the router's log tells why"
         _log.error("%s", error)
-    else:
-        _log.info("llama.cpp: %s", info["llama_server"])
+        return f"unavailable: {error}"
+    info["llama_server"] = found.told()
+    _log.info("llama.cpp: %s", found)
+    return str(found)
 
 
 async def _keep_learned(status: StatusBus, learned: LearnedMemory) -> None:

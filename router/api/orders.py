@@ -19,6 +19,7 @@ from router.api.named import named
 from router.api.overheard import overheard
 from router.api.priority import priority_of
 from router.api.services import Services
+from router.api.width import slots_taken
 from router.config import Settings
 from router.errors import BodyTooLarge, UnsupportedByModel
 from router.proxy.assembly import Assembly, plan
@@ -87,7 +88,7 @@ def _order(settings: Settings, wish: Wish, scope: Scope, body: bytes, envelope: 
         ),
         pings=envelope.stream and endpoint.generates,
         marks=text_marks(body) if endpoint.generates and settings.models[model].max_replicas > 1 else (),
-        width=envelope.n if endpoint.generates and isinstance(envelope.n, int) and envelope.n > 1 else 1,
+        width=slots_taken(endpoint, body, envelope.n, settings.slots(model)),
     )
 
 

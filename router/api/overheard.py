@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from router.proxy.downstream import Downstream, Watcher
+from router.telemetry.logs import cleaned
 from router.wire.sink import RawHeaders
 
 _log = logging.getLogger("router.prompts")
-_MOST = 2000  # bytes of each
+_MOST = 2000  # characters of each
+_KEPT = _MOST + 4096  # bytes; a key that begins before the cut has to be known as one, and so be whole
 # What looks like somebody's key; those that the router knows are blotted out of every line.
 _KEY = re.compile(r"\b(?:sk|pk|rk|hf|ghp|gho|glpat|xox[abpr])[-_][\w-]{8,}|\bBearer\s+[\w.~+/-]{8,}=*", re.ASCII)
 _REDACTED = "[redacted]"
@@ -58,14 +60,14 @@ class Overheard:
         self._client.break_off(last_words)
 
     def _keep(self, chunk: bytes) -> None:
-        self.beginning += chunk[: _MOST + 1 - len(self.beginning)]
+        self.beginning += chunk[: _KEPT - len(self.beginning)]
 
 
 @contextmanager
 def overheard(client: Downstream, request_id: str, model: str, asked: bytes) -> Iterator[Downstream]:
     """Log what is asked, and at the end what was answered; yields the client to answer."""
     ear = Overheard(client)
-    _log.info("Request %s asks %s: %s", request_id, model, _told(asked[: _MOST + 1]))
+    _log.info("Request %s asks %s: %s", request_id, model, _told(asked[:_KEPT]))
     try:
         yield ear
     finally:
@@ -73,5 +75,5 @@ def overheard(client: Downstream, request_id: str, model: str, asked: bytes) -> 
 
 
 def _told(text: bytes) -> str:
-    told = _KEY.sub(_REDACTED, text[:_MOST].decode("utf-8", "replace"))
-    return f"{told}…" if len(text) > _MOST else told
+    told = cleaned(_KEY.sub(_REDACTED, text.decode("utf-8", "replace")))
+    return f"{told[:_MOST]}…" if len(told) > _MOST else told

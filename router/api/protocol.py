@@ -31,7 +31,7 @@ from router.telemetry.connections import Refusal
 
 _HIGH_WATER = 64 * 1024
 # For a head, for trailers, and for any other bytes that bring neither the end of a head nor a piece of a body.
-_MOST_FRAMING = 256 * 1024
+_MOST_FRAMING = 64 * 1024
 # Of requests that are sent before those in front of them are answered. Reading goes on meanwhile, as nothing else tells
 # that the client has left.
 _MOST_AHEAD = 64
@@ -40,7 +40,7 @@ _MOST_BYTES_AHEAD = 64 * 1024
 # the answer along.
 _LINGER_SEC = 2.0
 # What tells whether the router lives and why it is busy is answered when it is too busy for anything else.
-_ALWAYS = (b"/health", b"/readyz", b"/metrics")
+_ALWAYS = frozenset((b"/health", b"/healthz", b"/readyz", b"/metrics"))
 _NO_LINGER = struct.pack("ii", 1, 0)
 _log = logging.getLogger("router.api")
 
@@ -173,7 +173,7 @@ class HttpProtocol(asyncio.Protocol):
                 raise InvalidRequest("CONNECT is for proxies; this is none.")
             self._decline_upgrade(version)
             return
-        if len(self._state.tasks) >= self._most_requests and not self._url.startswith(_ALWAYS):
+        if len(self._state.tasks) >= self._most_requests and self._url not in _ALWAYS:
             message = f"{self._most_requests} requests are being answered already (api.max_open_requests). Try again."
             raise Overloaded(message, retry_after=2)
         if len(self._waiting) == _MOST_AHEAD:

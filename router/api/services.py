@@ -123,6 +123,8 @@ class Services:
 
     def apply(self, settings: Settings) -> None:
         """These hold from now on, for all in one step: nothing else runs in between."""
+        if settings.keys != self.settings.keys:
+            self.tickets.void()
         self.settings = settings
         self.budget.limit = settings.api.max_buffered_mb * MIB
         for adopt in self._followers:

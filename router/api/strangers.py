@@ -62,8 +62,8 @@ class Strangers:
         if self._any_page:
             return False
         for name, value in headers:
-            if name == b"sec-fetch-mode" and value == b"no-cors" and (b"sec-fetch-site", b"cross-site") in headers:
-                return True  # an <img> of a foreign page: browsers send no origin with it
+            if name == b"sec-fetch-site" and value == b"cross-site" and not any(one == b"origin" for one, _ in headers):
+                return True  # an <img>, <iframe> or link of a foreign page; some GETs have a model loaded
             if name == b"origin" and (origin := _text(value)) not in self._origins:
                 host = _host_of(origin)
                 if not (_is_loopback_name(host) or (host and host in hosts)):

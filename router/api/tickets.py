@@ -42,6 +42,10 @@ class TicketOffice:
         expiry = self._expiry.pop(_digest(ticket), None)
         return expiry is not None and self._clock() < expiry
 
+    def void(self) -> None:
+        """None of those that are open is good any more: whoever holds one may have lost the key that it stands for."""
+        self._expiry.clear()
+
     def _drop_expired(self, now: float) -> None:
         while self._expiry:
             oldest = next(iter(self._expiry))

@@ -59,7 +59,10 @@ class Capabilities:
         return PROGRAM if self.kind == "binary" else "the embedded llama.cpp"
 
     def __str__(self) -> str:
-        where = f" at {self.command[0]}" if self.kind == "binary" else ""
+        return self.told(f" at {self.command[0]}" if self.kind == "binary" else "")
+
+    def told(self, where: str = "") -> str:
+        """What it is and can do; `where` it is is not for everybody."""
         missing = [flag for flag in _NOTABLE if not self.supports(flag)]
         lacks = f"; without {', '.join(missing)}" if missing else ""
         return f"{self.name}{where}, version {self.version}, {len(self.flags)} flags{lacks}"

@@ -28,9 +28,18 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 # At the verbosities that a configuration may ask for these lines alone quote what was asked or answered (llama.cpp
-# b11434: `ex_wrapper` and `update_slots`, `normalize_anthropic_billing_header`). Clients get the first of them whole.
-_QUOTING = re.compile(r"(got (?:another )?exception: |anthropic string not as expected: ).+", re.DOTALL)
+# b11434: `ex_wrapper` and `update_slots`, `normalize_anthropic_billing_header`, `handle_media`,
+# `llama_grammar_parser::parse`). Clients get the first of them whole.
+_QUOTING = re.compile(
+    r"(got (?:another )?exception: |anthropic string not as expected: |downloading image from |error parsing grammar: )"
+    r".+",
+    re.DOTALL,
+)
 _LEFT_OUT = r"\1[left out, as it may quote a request]"
+# The last of them goes on with the whole grammar, up to the next line of the log's own form.
+_BEFORE_GRAMMAR = "error parsing grammar: "
+_OWN_FORM = re.compile(r"\d+\.\d\d\.\d{3}\.\d{3} [A-Z] |.*failed to parse grammar$")
+_LONGEST_GRAMMAR = 10_000  # lines; of a llama.cpp whose log has another form the rest is shown
 
 
 def log_file_name(model: str, number: int = 0) -> str:
@@ -77,6 +86,7 @@ class ChildLog:
         self._size = 0
         self._retry_at = 0.0
         self._closed = False
+        self._quoted = 0  # lines of a grammar that are still left out, at most
         self.load = LoadLines()
 
     def redact(self, secret: str) -> None:
@@ -88,10 +98,10 @@ class ChildLog:
     def feed(self, data: bytes) -> None:
         """The next chunk of output."""
         *lines, rest = data.split(b"\n")
-        out = []
+        out: list[str] = []
         for line in lines:
             self._collect(line)
-            out.append(self._take())
+            out += self._take()
         self._collect(rest)
         if out:
             self._write(out)
@@ -103,11 +113,14 @@ class ChildLog:
     def start_over(self) -> None:
         """Forget the lines in memory: what follows is another process."""
         self._ring.clear()
+        self._quoted = 0
         self.load = LoadLines()
 
     def lines(self) -> tuple[str, ...]:
         """The child's last lines, oldest first, the one that is coming in included."""
-        return (*self._ring, _QUOTING.sub(_LEFT_OUT, self._clean())) if self._partial else tuple(self._ring)
+        if not self._partial or self._quoted:
+            return tuple(self._ring)
+        return (*self._ring, _QUOTING.sub(_LEFT_OUT, self._clean()))
 
     def tail(self, lines: int = 20) -> str:
         """The last lines as one text."""
@@ -116,7 +129,7 @@ class ChildLog:
     def close(self) -> None:
         """End an unfinished line and close the file; the tail stays."""
         if self._partial:
-            self._write([self._take()])
+            self._write(self._take())
         self._closed = True
         self._close_file()
 
@@ -125,16 +138,27 @@ class ChildLog:
         self._partial += piece[:room]
         self._cut += max(0, len(piece) - room)
 
-    def _take(self) -> str:
-        """The line that is complete now; it is in the ring as well."""
+    def _take(self) -> tuple[str, ...]:
+        """The line that is complete now, if it is to be kept; it is in the ring as well."""
         said = self._clean()
         self._partial.clear()
         self._cut = 0
-        self.load.read(said)
         # JSON spells out what was taken from the bytes.
-        line = _QUOTING.sub(_LEFT_OUT, _CONTROL.sub("", plain(said)))
+        line = _CONTROL.sub("", plain(said))
+        if self._is_quoted(line):
+            return ()
+        self.load.read(said)
+        line = _QUOTING.sub(_LEFT_OUT, line)
         self._ring.append(line)
-        return line
+        return (line,)
+
+    def _is_quoted(self, line: str) -> bool:
+        """Whether this is a line of a grammar, which stands below the one that refuses it."""
+        if self._quoted and not _OWN_FORM.match(line):
+            self._quoted -= 1
+            return True
+        self._quoted = _LONGEST_GRAMMAR if _BEFORE_GRAMMAR in line else 0
+        return False
 
     def _clean(self) -> str:
         line = bytes(self._partial)

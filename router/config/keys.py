@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,17 +137,24 @@ def _sourced(name: str, source: KeySource, environ: Mapping[str, str], folder: P
         return _Written(where, name, text, "" if text else f"{source.key_env} is not set")
     where = key_path((*location, "key_file"))
     assert source.key_file is not None  # noqa: S101  one of the three is there
-    file = absolute(source.key_file, folder)
+    text, fault = _content(absolute(source.key_file, folder))
+    return _Written(where, name, text, fault)
+
+
+def _content(file: Path) -> tuple[str, str]:
+    """A file's text, or what is wrong with the file."""
     try:
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for when it is read anew
+            return "", f"not a regular file: {file}"
         with file.open("rb") as stream:
             data = stream.read(_MOST_FILE + 1)
         if len(data) > _MOST_FILE:
-            return _Written(where, name, fault=f"more than {_MOST_FILE} bytes: {file}")
-        return _Written(where, name, data.decode().removesuffix("\n").removesuffix("\r"))
+            return "", f"more than {_MOST_FILE} bytes: {file}"
+        return data.decode().removesuffix("\n").removesuffix("\r"), ""
     except OSError as error:
-        return _Written(where, name, fault=f"cannot be read: {file}: {error.strerror}")
+        return "", f"cannot be read: {file}: {error.strerror}"
     except UnicodeDecodeError as error:
-        return _Written(where, name, fault=f"not UTF-8 at byte {error.start}: {file}")
+        return "", f"not UTF-8 at byte {error.start}: {file}"
 
 
 def _fault(text: str) -> str:

@@ -151,7 +151,9 @@ def _check_offsets(offsets: PriorityOffsets) -> PriorityOffsets:
 
 
 Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_LONGEST_SEC = 1e9  # thirty years: as good as never, and still a date that can be told
+Seconds = Annotated[float, Field(gt=0, le=_LONGEST_SEC, allow_inf_nan=False)]
+MaybeSeconds = Annotated[float, Field(ge=0, le=_LONGEST_SEC, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PingInterval = Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)]  # many clients give a silent server 60 s
 ClientTimeout = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
@@ -215,9 +217,9 @@ class ApiConfig(_Section):
 class PriorityOffsets(_Section):
     """`system.priority_offsets_sec`: how long a request of each class may wait before it presses others, in seconds."""
 
-    high: NotNegative = 0.0
-    normal: NotNegative = 10.0
-    low: NotNegative = 60.0
+    high: MaybeSeconds = 0.0
+    normal: MaybeSeconds = 10.0
+    low: MaybeSeconds = 60.0
 
 
 class SystemConfig(_Section):
@@ -245,7 +247,7 @@ class SystemConfig(_Section):
     default_parallel: Count = 1
     max_queue_size_per_model: Count = 500
     priority_offsets_sec: Annotated[PriorityOffsets, AfterValidator(_check_offsets)] = PriorityOffsets()
-    min_residency_sec: NotNegative | None = None  # None = by the measured load time
+    min_residency_sec: MaybeSeconds | None = None  # None = by the measured load time
     vram_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.1
     memory_budget_mb: Count | None = None
     base_port: Annotated[int, Field(ge=1, le=MAX_PORT)] = 8085

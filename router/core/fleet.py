@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from router.core.growth import extras
 from router.core.lifecycle import ReplicaState
 from router.core.outbox import Outbox
 from router.core.plan import startable
@@ -51,10 +52,10 @@ class Fleet:
         A load is given up once only: else a client that is less patient than the load is long, and tries again, would
         never see its end.
         """
-        replica = model.leader
-        if replica is None or replica.state is not ReplicaState.STARTING or replica.started is None:
+        replica = next((one for one in model.replicas if one.state is ReplicaState.STARTING), None)
+        if replica is None or replica.started is None or model.want or model.abandoned:
             return
-        if model.want or model.spec.min_replicas or model.abandoned:
+        if model.spec.min_replicas and replica not in extras(model):
             return
         if now - replica.started > model.experience.load_seconds / 2:
             return

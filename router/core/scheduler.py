@@ -19,8 +19,8 @@ from router.core.growth import LOOK_SEC, may_grow, next_idle
 from router.core.ledger import Ledger
 from router.core.lifecycle import Health, ReplicaState
 from router.core.liveness import Patience, troubles
+from router.core.moves import Moves
 from router.core.outbox import Outbox
-from router.core.plan import plan
 from router.core.records import Model, Replica, State, Want
 from router.core.recycling import outsized
 from router.core.roster import Roster
@@ -31,7 +31,6 @@ from router.core.types import (
     DeviceId,
     DeviceReading,
     DeviceView,
-    Evicted,
     Exhaustion,
     LeaseId,
     LinePlace,
@@ -67,6 +66,7 @@ class Scheduler:
         self._grants = Grants(self._state, self._out)
         self._appetite = Appetite(self._state, self._out, self._fleet)
         self._setbacks = Setbacks(self._state, self._grants, self._appetite)
+        self._moves = Moves(self._state, self._out, self._fleet, self._grants)
         self._roster = Roster(self._state, self._out, self._fleet, self._grants)
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ class Scheduler:
         if model.staying:
             pass  # it is there, or on its way
         elif draining:
-            self._revive(draining[0], now)
+            self._moves.revive(draining[0], now)
         else:
             model.want = max(model.want, Want.OPERATOR if evict else Want.PRELOAD)
             if model.health is Health.AVAILABLE:
@@ -362,56 +362,14 @@ class Scheduler:
         """Replicas that still hold a booking."""
         return self._replicas
 
-    # -- decisions on replicas ---------------------------------------------------------------------------------------
+    # -- what follows ------------------------------------------------------------------------------------------------
 
     def _replan(self, now: float) -> None:
-        self._next_claim = math.inf
-        if self._closing or not self._state.has_open_questions():
-            return
-        self._fleet.drop_unwanted(now)
-        decided = plan(self._state, now)
-        for replica in decided.revived:
-            self._revive(replica, now)
-        for model, message in decided.impossible:
-            model.lower()
-            model.want, model.reason, model.misfit = Want.NO, f"cannot fit: {message}", True
-            self._grants.turn_away(model, RejectCode.TOO_LARGE, f"Model '{model.spec.name}' {model.reason}")
-            self._out.touch(model)
-        for model in decided.dropped:
-            model.want, model.reason = Want.NO, "was not loaded: there was no room without evicting another"
-            self._out.touch(model)
-        for model, placement in decided.reservations:
-            self._fleet.reserve(model, placement, now)
-        for model, message in decided.short:
-            self._tell_short(model, message)
-        for replica, for_model in decided.victims:
-            self._out.add(Evicted(replica.model, for_model, replica.id))
-            model = self._models[replica.model]
-            if model.staying == [replica] and not model.rests(replica):
-                model.yielded = now
-            replica.makes_room_for = for_model
-            self._models[for_model].promised = True
-            self._fleet.let_go(replica, f"makes room for {for_model}", now)
-        if decided.wake is not None:
-            self._out.add(WakeAt(decided.wake))
-        self._fleet.start_reserved(now)
-        self._next_claim = self._state.next_claim()
-
-    def _tell_short(self, model: Model, message: str) -> None:
-        reason = f"{len(model.staying)} of {model.spec.min_replicas} replica(s) (min_replicas): {message}"
-        if model.reason != reason:
-            model.reason = reason
-            self._out.touch(model)
+        self._next_claim = math.inf if self._closing else self._moves.replan(now)
 
     def _recover(self, model: Model) -> None:
         model.recover()
         self._out.touch(model)
-
-    def _revive(self, replica: Replica, now: float) -> None:
-        self._fleet.revive(replica, now)
-        model = self._models[replica.model]
-        model.yielded = -math.inf
-        self._grants.serve(model, now)
 
     def _recycle(self, replica: Replica, now: float) -> None:
         """Start an idle replica anew if it holds more RAM than it may."""
@@ -423,8 +381,6 @@ class Scheduler:
         model = self._models[replica.model]
         if not model.staying:  # others of it are enough until they are not
             model.want = max(model.want, Want.RESTART)
-
-    # -- time --------------------------------------------------------------------------------------------------------
 
     def _wake(self, now: float) -> None:
         first = self._grants.first_deadline()

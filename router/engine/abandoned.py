@@ -18,7 +18,12 @@ class AbandonedLeases:
     (`Lease.shown_by`) is looked for afterwards: if no new task is its own, one of those remembered is.
 
     A lease may be abandoned while its child still reads its request, which is then worked at in spite of all. It is
-    kept, and each look is one more at new tasks, until as many are busy as there are leases or its time has come.
+    kept, and each look is one more at new tasks, until as many are busy as there can be or its time has come.
+
+    A lease for several slots has a task for each, and some may end before the others. Nobody tells which are its own,
+    so one that is served is counted with the one task that it has at least: beside it an abandoned one may be held for
+    too long, but never for too short. Of several abandoned ones the widest goes first, as long as the others hold
+    enough slots for what is still busy.
     """
 
     def __init__(self) -> None:
@@ -61,7 +66,7 @@ class AbandonedLeases:
             return []
         tasks = {slot.task for slot in busy}
         shown = {lease.id for lease in serving if lease.shown_by < now}
-        if len(tasks) >= len(serving) + len(self._leases):
+        if len(tasks) >= sum(lease.width for lease in (*serving, *self._leases.values())):
             self._coming.clear()
         self._coming = {lease: until for lease, until in self._coming.items() if until >= now}
         if self._fresh:
@@ -73,7 +78,17 @@ class AbandonedLeases:
         hidden = max(0, len(shown - self._company) - len(tasks - self._tasks))
         at_work = max(0, len(self._tasks) - len(self._company) - hidden)
         come = [lease for lease in self._leases.values() if lease.id not in self._coming]
-        over = come[: max(0, len(come) - at_work)]
+        over = _spare(come, at_work)
         for lease in over:
             del self._leases[lease.id], self._since[lease.id]
         return over
+
+
+def _spare(leases: Sequence[Lease], busy: int) -> list[Lease]:
+    """Those without which the others still hold so many slots; of equally wide ones the oldest."""
+    spare, held = [], sum(lease.width for lease in leases)
+    for lease in sorted(leases, key=lambda lease: -lease.width):
+        if held - lease.width >= busy:
+            held -= lease.width
+            spare.append(lease)
+    return spare

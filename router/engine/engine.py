@@ -365,6 +365,7 @@ class Engine:
             upstream=supervisor.child.upstream,
             granted_at=now,
             release=self._released,
+            width=1 if ticket.width == 1 else min(ticket.width, self._scheduler.replicas[command.replica].slots),
         )
         supervisor.watch.add(lease)
         self._observer.granted(command.model, ticket.priority, now - ticket.arrived)

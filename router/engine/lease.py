@@ -30,11 +30,12 @@ class Lease:
     raises the engine's error in place of the cancellation.
 
     Attributes:
+        width: slots that its request may keep busy; it may need fewer of them towards its end.
         shown_by: monotonic time from which on the child shows its slot as busy, if it still is.
     """
 
     __slots__ = ("_abort_error", "_finished", "_release", "_task", "granted_at", "id", "last_progress", "model",
-                 "replica", "shown_by", "upstream")  # fmt: skip
+                 "replica", "shown_by", "upstream", "width")  # fmt: skip
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Lease:
         upstream: Upstream,
         granted_at: float,
         release: Callable[[Lease, bool], None],
+        width: int = 1,
     ) -> None:
         self.id = lease_id
         self.model = model
@@ -53,6 +55,7 @@ class Lease:
         self.granted_at = granted_at
         self.last_progress = granted_at
         self.shown_by = granted_at + _DISPATCH_SEC
+        self.width = width
         self._release = release
         self._finished = False
         self._task: asyncio.Task[object] | None = None

@@ -135,10 +135,13 @@ class SlotWatch:
         """Count a moving slot as progress of the lease that holds it.
 
         A child numbers its tasks in the order in which requests reach it, which is that of the grants. Where there are
-        as many busy slots as leases that tells whose slot is whose; elsewhere (a request that takes several slots, or
-        none) all quiet ones are credited if more slots move than there are leases that talk.
+        as many busy slots as the leases hold that tells whose slot is whose; elsewhere (a request for several answers
+        of which some have ended, or one that takes no slot) all quiet ones are credited if more slots move than there
+        are leases that talk. That may credit one that hangs beside a wide one; the other way round would end one that
+        works.
         """
-        holders = sorted((*self._serving.values(), *self._abandoned), key=lambda lease: lease.id)
+        leases = sorted((*self._serving.values(), *self._abandoned), key=lambda lease: lease.id)
+        holders = [lease for lease in leases for _ in range(lease.width)]
         if len(holders) == len(busy):
             in_order = sorted(busy, key=lambda slot: slot.task)
             moving = {lease.id for lease, slot in zip(holders, in_order, strict=True) if slot.id in moved}

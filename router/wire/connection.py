@@ -197,9 +197,11 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         headers, self._headers = self._headers, []  # the new list is for trailers, which nobody reads
         status = self._parser.get_status_code()
-        if status == 101:
-            raise _Misbehaviour("it changed the protocol")
         if status < 200:
+            if status == 101:
+                raise _Misbehaviour("it changed the protocol")
+            if status < 100 or _tells_its_end(headers):  # the parser would read a body for which there is no head
+                raise _Misbehaviour(f"a status of {status} with a body")
             return
         if len(headers) > _MOST_HEADERS:
             raise _Misbehaviour(f"more than {_MOST_HEADERS} headers")

@@ -124,7 +124,7 @@ def test_one_allowed_origin_on_a_proxied_reply(running_router: RunningRouter, st
     assert response.status_code == 200
     assert response.headers.get_list("access-control-allow-origin") == [ORIGIN]
     exposed = {name.strip().lower() for name in response.headers["access-control-expose-headers"].split(",")}
-    assert exposed == {"x-request-id", "request-id", "retry-after", "x-should-retry"}
+    assert exposed == {"x-request-id", "request-id", "retry-after", "x-should-retry", "x-error-source"}
 
 
 def test_one_allowed_origin_on_an_error(running_router: RunningRouter) -> None:

@@ -144,13 +144,14 @@ def test_more_requests_than_may_be_open(strict: RunningRouter) -> None:
     with ExitStack() as stack:
         for _ in range(LIMITS["max_open_requests"]):
             wire = stack.enter_context(Wire(strict.url))
-            wire.send(HEAD % 100_000)
-        wait_until(lambda: metric(strict, "router_requests_open") > LIMITS["max_open_requests"])  # itself included
-        with Wire(strict.url) as one_more:
-            one_more.send(GET)
-            answer = one_more.answer()
-        expect_error(answer, 503, code="overloaded")
-        expect_retry_after(answer)
+            wire.send(GET.replace(b"models", b"models/status/stream"))
+            assert b" 200 OK" in wire.read()
+        for path in (b"/v1/models", b"/metrics/stream", b"/metrics?model=chat", b"/healthy"):
+            with Wire(strict.url) as one_more:
+                one_more.send(GET.replace(b"/v1/models", path))
+                answer = one_more.answer()
+            expect_error(answer, 503, code="overloaded")
+            expect_retry_after(answer)
         assert strict.client.get("/health").status_code == 200
 
 
@@ -159,11 +160,14 @@ def test_no_open_files_left(strict: RunningRouter) -> None:
     process = psutil.Process(strict.process.pid)
     assert strict.client.get("/health").status_code == 200
     before = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (process.num_fds() + 3, before[1]))
-    try:
-        with ExitStack() as stack:
+    with Wire(strict.url) as served, ExitStack() as stack:
+        served.send(GET.replace(b"/v1/models", b"/metrics/stream"))
+        assert b" 200 OK" in served.read()
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (process.num_fds() + 3, before[1]))
+        try:
             wires = [stack.enter_context(Wire(strict.url)) for _ in range(30)]
             assert wires[-1].closed()
-            assert strict.client.get("/health").status_code == 200, "whoever is in is served"
-    finally:
-        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, before)
+            assert served.read(), "whoever is in is served"
+            assert served.read()
+        finally:
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, before)

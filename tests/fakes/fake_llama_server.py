@@ -381,9 +381,10 @@ class FakeServer:
 
     async def _tokens(self, asked: dict[str, Any], slot: Slot) -> AsyncIterator[str]:
         options = self.options
-        limit = asked.get("max_completion_tokens") or asked.get("max_tokens") or options.tokens or WHEN_NONE_IS_ASKED
+        wanted = asked.get("max_completion_tokens") or asked.get("max_tokens")
+        limit = min(wanted, options.ctx_size) if wanted else options.tokens or WHEN_NONE_IS_ASKED
         await prefill(slot, options.prefill_delay)
-        for number in range(min(limit, options.ctx_size)):
+        for number in range(limit):
             if number == options.crash_after_tokens:
                 crash()
             await switched_off(lambda: slot.decoded == options.stall_after_tokens)

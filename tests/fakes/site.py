@@ -14,7 +14,7 @@ from router.api.app import create_app
 from router.api.body import MIB, BodyBudget
 from router.api.services import Services
 from router.api.tickets import TicketOffice
-from router.config import ApiConfig, Keys, ModelConfig, Settings
+from router.config import ApiConfig, Keys, ModelConfig, Settings, SystemConfig
 from router.core.types import Status
 from router.telemetry.access_log import AccessLog
 from router.telemetry.metrics import Telemetry
@@ -66,7 +66,8 @@ def settings_for(
         models[name] = ModelConfig(model_path=path, aliases=aliases, env={})
     given = api_key or admin_key or metrics_token
     keys = Keys.of(api_key=api_key, admin=admin_key, metrics=metrics_token) if given else None
-    return Settings.build(models=models, api=api, folder=folder, keys=keys)
+    system = SystemConfig(default_parallel=4)
+    return Settings.build(models=models, system=system, api=api, folder=folder, keys=keys)
 
 
 def services_for(settings: Settings, engine: FakeEngine, *, budget: BodyBudget | None = None) -> Services:

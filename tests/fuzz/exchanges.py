@@ -119,16 +119,17 @@ async def _exchange(target: Target, said: bytes, *, whole: bool) -> bytes:
 
 def judged(said: bytes, heard: bytes, outcome: Outcome) -> Iterator[tuple[Kind, str]]:
     """What is wrong with the answers on one connection."""
+    # The reader takes neither answers to HEAD nor those of HTTP/1.0, which may end with the connection.
+    readable = b"HEAD" not in said and b"HTTP/1.0" not in said
     try:
         answers = [(int(one.first_line.split(" ")[1]), one) for one in messages(heard)]
     except (ValueError, IndexError) as error:
-        # The reader takes neither answers to HEAD nor those of HTTP/1.0, which may end with the connection.
-        if b"HEAD" not in said and b"HTTP/1.0" not in said:
+        if readable:
             yield Kind.BREACH, f"the answer is not HTTP: {error}: {heard[:200]!r}"
         return
     for status, answer in answers:
         if status >= 400:
-            yield from _judged_error(status, answer, outcome)
+            yield from (found for found in _judged_error(status, answer, outcome) if readable or found[0] is Kind.FAULT)
 
 
 def _judged_error(status: int, answer: Message, outcome: Outcome) -> Iterator[tuple[Kind, str]]:

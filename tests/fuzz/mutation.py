@@ -66,11 +66,11 @@ class Mutator:
         if draw < 0.7:
             return [value]
         if draw < 0.8 and isinstance(value, dict):
-            return value | {str(self._random.choice(NONSENSE[20:30])): self._random.choice(NONSENSE)}
+            return value | {str(self._random.choice(NONSENSE[20:30])): deepcopy(self._random.choice(NONSENSE))}
         if draw < 0.9 and isinstance(value, str):
             return self.torn(value.encode("utf-8", "replace")).decode("utf-8", "replace")
         if isinstance(value, list):
-            return value * self._random.choice((2, 3, 40))
+            return [deepcopy(one) for _ in range(self._random.choice((2, 3, 40))) for one in value]
         return {"value": value}
 
     def _spoiled(self, data: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -74,7 +75,7 @@ _MODEL = "chat"
 async def fuzz(folder: Path, seed: int, budget: Budget) -> Outcome:
     """Have a fake answer nonsense to good requests, and look at what comes of it."""
     outcome, tries = Outcome(), iter(budget)
-    async with _torn_upstream(folder) as (running, torn):
+    async with _watched(outcome), _torn_upstream(folder) as (running, torn):
         target = Target(running.address.port)
 
         async def ask_some() -> None:
@@ -97,6 +98,27 @@ async def fuzz(folder: Path, seed: int, budget: Budget) -> Outcome:
     return outcome
 
 
+class _Mistakes(logging.Handler):
+    """What the router logs as a mistake of its own."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(logging.ERROR)
+        self._outcome = outcome
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._outcome.findings.append(Finding(Kind.FAULT, WORK, record.getMessage(), str(record.exc_info)))
+
+
+@asynccontextmanager
+async def _watched(outcome: Outcome) -> AsyncIterator[None]:
+    handler, log = _Mistakes(outcome), logging.getLogger("router")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
 @asynccontextmanager
 async def _torn_upstream(folder: Path) -> AsyncIterator[tuple[Site, dict[str, bytes]]]:
     """A router before an upstream that gives each request the bytes that lie ready for its `user`, and hangs up."""
@@ -116,7 +138,9 @@ def _spoiled(random: Random) -> tuple[bytes, bool]:
     answer = random.choice(ANSWERS)
     framed = b"content-length" in answer or b"chunked" in answer
     if random.random() < 0.4:
-        return answer[: random.randrange(len(answer))], framed and answer.startswith(b"HTTP/1.1 200")
+        cut = answer[: random.randrange(len(answer))]
+        early = framed and answer.startswith(b"HTTP/1.1 200") and b"[DONE]\n\n" not in cut
+        return cut, early
     return Mutator(random).torn(answer), False
 
 

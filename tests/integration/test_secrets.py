@@ -90,6 +90,16 @@ def test_no_secret_shows_anywhere(guarded: RunningRouter) -> None:
     assert {place for place, text in said.items() if MARK in text.replace("401 ", "") or secret in text} == set()
 
 
+def test_whoever_has_no_key_learns_no_path(guarded: RunningRouter) -> None:
+    wait_until(lambda: "version" in httpx.get(f"{guarded.url}/health").json()["llama_server"], what="llama.cpp's")
+    for path in ("/health", "/healthz", "/docs", "/openapi.json", "/v1/models", "/upstream/fake/props"):
+        assert str(guarded.folder) not in httpx.get(guarded.url + path).text, path
+
+
+def test_the_state_is_for_its_owner_alone(guarded: RunningRouter) -> None:
+    assert (guarded.folder / "state").stat().st_mode & 0o077 == 0
+
+
 def test_models_do_not_inherit_the_routers_keys(guarded: RunningRouter) -> None:
     guarded.chat("fake")
     env = child_environment(guarded)

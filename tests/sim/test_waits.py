@@ -62,9 +62,12 @@ class Setting:
 
     @property
     def rate(self) -> float:
-        """Arrivals a second that would keep the slots busy to the share `load`, were the models never to swap."""
+        """Arrivals a second that would keep the slots busy to the share `load`, were the models never to swap.
+
+        As many replicas as fit are counted, and none twice that a model may not have.
+        """
         resident = self.memory / (sum(self.sizes) / len(self.sizes))
-        slots = sum(self.slots) / len(self.slots) * min(resident, len(self.sizes))
+        slots = sum(self.slots) / len(self.slots) * min(resident, sum(most for _, most in self.replicas))
         work = sum(Ask("", "", tokens).seconds for tokens in _TOKENS) / len(_TOKENS)
         return self.load * slots / work
 
@@ -104,6 +107,7 @@ class Witness:
     served: defaultdict[str, list[tuple[float, float, float]]] = field(default_factory=lambda: defaultdict(list))
     yielded: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     newest: dict[tuple[str, Priority], int] = field(default_factory=dict)
+    present: dict[str, float] = field(default_factory=dict)  # when each model was last seen in memory
 
     def see(self, command: Command) -> None:
         match command:
@@ -121,6 +125,7 @@ class Witness:
         for device in self.world.scheduler.devices():
             assert device.booked <= device.device.capacity
         counts = Counter(replica.model for replica in self.world.scheduler.replicas.values())
+        self.present.update(dict.fromkeys(counts, self.world.now))
         for name, (_, most) in self.setting.replicas_of.items():
             assert counts[name] <= most
         for replica in self.world.scheduler.replicas.values():
@@ -144,12 +149,14 @@ class Witness:
         """How long after its virtual deadline a request may still have to wait.
 
         Until its model is loaded: the longest lease of a victim, and a stop, a load and a residency for each other
-        model, whose claims may be older. Then the work before it in its own line; and if its model must yield in the
-        midst of that, the same once more.
+        model that has been in memory since, as those with older claims are. Then the work before it in its own line;
+        and if its model must yield in the midst of that, the same once more.
         """
         setting, longest = self.setting, Ask("", "", _TOKENS[-1]).seconds
         turn = longest
         for name, load in setting.load_of.items():
+            if name != model and self.present.get(name, -1.0) < key:
+                continue
             turn += setting.stop + load
             if name != model:  # its turn: the residency, up to a load more for a short line, and what runs then
                 turn += self._residency(name) + load + longest

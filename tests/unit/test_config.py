@@ -190,6 +190,19 @@ def test_all_mistakes_are_reported_at_once(folder: Path) -> None:
         ({"system": {"preload_models": ["b"]}}, "system.preload_models[0]", 'no such model, got "b"', "models: a"),
         ({"system": {"base_models_path": "none"}}, "system.base_models_path", "expected a folder, got", "create it"),
         ({"system": {"discover_models": True}}, "system.discover_models", "needs a folder", "BASE_MODELS_PATH"),
+        (
+            {"system": {"min_residency_sec": 1e300}},
+            "system.min_residency_sec",
+            "expected 1e+09 or less, got 1e+300",
+            "",
+        ),
+        ({"system": {"idle_timeout_sec": 1e300}}, "system.idle_timeout_sec", "expected 1e+09 or less, got 1e+300", ""),
+        (
+            {"system": {"priority_offsets_sec": {"low": 1e300}}},
+            "system.priority_offsets_sec.low",
+            "expected 1e+09 or less, got 1e+300",
+            "",
+        ),
         ({"system": {"min_residency_sec": -1}}, "system.min_residency_sec", "expected 0 or more, got -1", ""),
         (
             {"system": {"priority_offsets_sec": {"hihg": 1}}},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def test_what_is_no_key(key: str, fault: str, tmp_path: Path) -> None:
         ({"key": 12345678}, "api.api_keys.alice.key", "expected a string"),
         ({"kye": SECRET}, "api.api_keys.alice.kye", "unknown key"),
         ({"key_file": "none"}, "api.api_keys.alice.key_file", "No such file"),
-        ({"key_file": "."}, "api.api_keys.alice.key_file", "cannot be read"),
+        ({"key_file": "."}, "api.api_keys.alice.key_file", "not a regular file"),
         ({"key_file": "large"}, "api.api_keys.alice.key_file", "more than 4096 bytes"),
         ({"key_file": "latin"}, "api.api_keys.alice.key_file", "not UTF-8 at byte 0"),
         ({"key_file": "lines"}, "api.api_keys.alice.key_file", "cannot be printed"),
@@ -127,6 +128,12 @@ def test_what_is_no_place_of_a_key(source: object, where: str, message: str, tmp
     found = problem(tmp_path, {"api_keys": {"alice": source}})
     assert found.path == where
     assert message in found.message
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a regular file" in problem(tmp_path, {"api_keys": {"alice": {"key_file": "pipe"}}}).message
 
 
 def test_the_nearest_key_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Server-sent events: changes of models, and the main gauges each second.
 
-The streams end when `StatusBus.close()` is called, which the server does as soon as it is told to exit. sse-starlette's
-own watch for that (process-wide, and only where uvicorn holds the signal handlers) is not relied on.
+The streams end when the keys change, and when `StatusBus.close()` is called, which the server does as soon as it is
+told to exit. sse-starlette's own watch for that (process-wide, and only where uvicorn holds the signal handlers) is not
+relied on.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from router.api.figures import LiveGauges
 from router.api.schemas import WallClock
 from router.api.services import Services
 from router.api.snapshot import full_status, model_update
+from router.config import Keys
 
 PING_SEC = 15.0
 SEND_TIMEOUT_SEC = 30.0  # a client that takes nothing for so long is gone
@@ -70,8 +72,11 @@ async def metrics_stream(services: ServicesDep) -> EventStream:
 
 
 async def status_events(services: Services) -> AsyncGenerator[ServerSentEvent, None]:
+    admitted = _admission(services)
     with services.status.subscribe() as changes:
         async for view in changes:
+            if _admission(services) != admitted:
+                return
             if view is None:
                 yield _event("full_status", full_status(services))
             else:
@@ -80,11 +85,16 @@ async def status_events(services: Services) -> AsyncGenerator[ServerSentEvent, N
 
 async def gauge_events(services: Services) -> AsyncGenerator[ServerSentEvent, None]:
     sampler, engine = services.telemetry.sampler, services.engine
-    closed = False
-    while not closed:
+    admitted, closed = _admission(services), False
+    while not closed and _admission(services) == admitted:
         now = engine.clock()
         yield _event("metrics", LiveGauges.of(sampler.at(engine), WallClock(now)))
         closed = await services.status.wait_closed(sampler.until_next(engine.clock()))
+
+
+def _admission(services: Services) -> tuple[Keys, bool]:
+    """By what the listeners were let in. A stream has no end of its own, so it ends when that has changed."""
+    return services.settings.keys, services.settings.api.allow_unauthenticated
 
 
 def _event(name: str, data: BaseModel) -> ServerSentEvent:

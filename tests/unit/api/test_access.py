@@ -120,7 +120,9 @@ async def test_a_ticket_opens_a_status_stream_once(tmp_path: Path) -> None:
         {"host": "127.8.8.8"},
         {"host": "[::1]:80"},
         {"origin": "http://localhost:3000"},
-        {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"},
+        {"sec_fetch_site": "none", "sec_fetch_mode": "navigate"},
+        {"sec_fetch_site": "same-site", "sec_fetch_mode": "navigate"},
+        {"sec_fetch_site": "cross-site", "sec_fetch_mode": "cors", "origin": "http://localhost:3000"},
     ],
 )
 async def test_without_a_key_this_machine_is_served(header: dict[str, str], tmp_path: Path) -> None:
@@ -139,6 +141,7 @@ async def test_without_a_key_this_machine_is_served(header: dict[str, str], tmp_
         {"origin": "https://evil.example"},
         {"origin": "null"},
         {"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"},
+        {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch_dest": "iframe"},
         {"x_forwarded_for": "127.0.0.1"},
         {"x_forwarded_host": "localhost"},
         {"forwarded": "for=127.0.0.1"},

@@ -122,12 +122,56 @@ async def test_the_class_reaches_the_queue(
         ("/v1/chat/completions", "-4", 1),
         ("/v1/chat/completions", '"5"', 1),
         ("/v1/chat/completions", "[5]", 1),
-        ("/v1/embeddings", "3", 1),
+        ("/v1/chat/completions", "2.0", 2),
+        ("/v1/chat/completions", "1e400", 1),
+        ("/v1/chat/completions", '4,"n_cmpl":2', 2),
+        ("/completion", 'null,"n_cmpl":3', 3),
+        ("/v1/messages", "9", 1),
+        ("/v1/embeddings", "9", 1),
     ],
 )
 async def test_each_of_several_answers_takes_a_slot(path: str, n: str, width: int, router: Site) -> None:
     await router.client.post(path, content=f'{{"model":"chat","n":{n}}}'.encode())
     assert router.engine.widths == [width]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "n", "width"),
+    [
+        ('"one"', 1, 1),
+        ('["one"]', 1, 1),
+        ('["one","two"]', 1, 2),
+        ('["one","two"]', 2, 4),
+        ('["one","two","three"]', 2, 4),
+        ("[[1,2],[3]]", 1, 2),
+        ('["one",[3,4],{"prompt_string":"x"}]', 1, 3),
+        ("[1,2,3]", 1, 1),
+        ('["one",2,"three"]', 2, 2),
+        ("[]", 1, 1),
+        (json.dumps(["x" * 1000] * 300), 1, 4),
+    ],
+)
+async def test_each_of_several_prompts_takes_a_slot_as_far_as_there_are_any(
+    prompt: str, n: int, width: int, router: Site
+) -> None:
+    await router.client.post("/v1/completions", content=f'{{"model":"chat","prompt" : {prompt},"n":{n}}}'.encode())
+    assert router.engine.widths == [width]
+
+
+async def test_a_list_within_another_member_is_none_of_prompts(router: Site) -> None:
+    await router.client.post("/v1/completions", content=b'{"model":"chat","prompt":"a","x":{"prompt":["b","c"]}}')
+    assert router.engine.widths == [1]
+
+
+@pytest.mark.parametrize("name", ["n", "n_cmpl"])
+async def test_more_answers_than_slots_are_refused_before_anything_is_loaded(name: str, router: Site) -> None:
+    answer = await router.client.post("/v1/chat/completions", content=f'{{"model":"cold","{name}":5}}'.encode())
+    error = error_of(answer)
+    assert (answer.status_code, error["param"]) == (400, "n")
+    message = str(error["message"])
+    assert "5 answers" in message
+    assert "4 slot" in message
+    assert router.engine.widths == []
 
 
 async def test_an_unknown_class_is_refused(router: Site) -> None:

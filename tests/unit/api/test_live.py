@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from router.api.app import create_app
 from router.api.disconnect import ClientDisconnected
 from router.api.routes import live
 from router.api.services import Services
+from router.config import Keys
 from router.core.types import Status
 from router.telemetry.gauges import SharedSampler
 from router.telemetry.status import QUEUE_LIMIT
@@ -194,6 +196,25 @@ async def test_a_ticket_opens_a_stream_once(board: Board, tmp_path: Path, path: 
             await Events(response).next()
         assert (await client.get(path, params=query)).status_code == 401
         services.status.close()
+
+
+@pytest.mark.parametrize("path", [STATUS, METRICS])
+async def test_a_key_that_is_taken_away_ends_its_streams(board: Board, tmp_path: Path, path: str) -> None:
+    services = board_services(board, tmp_path, api_key="the-key-of-this-test")
+    services.telemetry.sampler = SharedSampler(interval=0.02)
+    async with serving(create_app(services)) as url, httpx.AsyncClient(base_url=url, timeout=5) as client:
+        key = {"x-api-key": "the-key-of-this-test"}
+        ticket = (await client.post("/v1/stream-ticket", headers=key)).json()["ticket"]
+        async with client.stream("GET", path, headers=key) as response:
+            events = Events(response)
+            await events.next()
+            services.apply(services.settings)  # which changes nothing
+            services.status.refresh()
+            await events.next()
+            services.apply(replace(services.settings, keys=Keys.of(api_key="another-one")))
+            services.status.refresh()
+            await events.drain()
+        assert (await client.get(path, params={"ticket": ticket})).status_code == 401
 
 
 async def test_head_does_not_open_a_stream(client: httpx.AsyncClient, services: Services) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.config import ApiConfig
+from router.telemetry.logs import forget, redact
 from tests.fakes.site import Site, site
 
 ASKED, ANSWERED = "What is the secret of the pyramids?", "They are hollow."
@@ -67,6 +68,27 @@ async def test_what_looks_like_a_key_is_blotted_out(tmp_path: Path, caplog: pyte
     assert not any(key in asked + answered for key in KEYS)
     assert "My keys are [redacted] and [redacted] and [redacted]; sk-8 is a road, task-oriented." in asked
     assert answered.endswith('"[redacted] [redacted] [redacted] risk-taking"')
+
+
+@pytest.mark.parametrize("key", ["sk-proj-0123456789", "plain key of the router"])
+async def test_a_key_that_the_cut_goes_through_is_blotted_out_too(
+    key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    redact("plain key of the router")
+    try:
+        async with site(tmp_path, api=ApiConfig(log_prompts=True)) as router:
+            for shown in (1, 3, len(key) - 1):
+                filling = "." * (2000 - shown)
+                answer = f"{filling}{key} and more".encode()
+                router.upstream.script = lambda _, wire, answer=answer: wire.answer(answer)  # type: ignore[misc]
+                await router.chat(body(filling[len(body()) - len(ASKED) - len('"}]}') :] + key))
+    finally:
+        forget("plain key of the router")
+    lines = told(caplog)
+    assert len(lines) == 6
+    for line in lines:
+        assert line.rpartition(".")[2].startswith("["), line
 
 
 async def test_a_request_that_nobody_answers_has_its_lines_too(

@@ -183,3 +183,35 @@ def test_what_quotes_a_request_is_left_out(log: ChildLog, said: bytes, kept: str
         assert line.endswith(f"{kept}[left out, as it may quote a request]")
     log.close()
     assert b"the prompt" not in log.path.read_bytes()
+
+
+@pytest.mark.parametrize("after", [b"0.00.067.225 E failed to parse grammar\n", b"failed to parse grammar\n"])
+def test_a_grammar_that_is_refused_is_left_out_whole(log: ChildLog, after: bytes) -> None:
+    log.feed(b"parse: error parsing grammar: expecting ')' at the prompt\n\nroot ::= the prompt\n")
+    log.feed(b"fit: error: the prompt\n, the pro")
+    assert "the pro" not in log.tail()
+    log.feed(b"mpt\n" + after + b"next\n")
+    assert log.lines() == (
+        "parse: error parsing grammar: [left out, as it may quote a request]",
+        after.decode().strip(),
+        "next",
+    )
+    log.close()
+    assert "the prompt" not in log.path.read_text()
+
+
+def test_the_next_child_begins_with_its_first_line(log: ChildLog) -> None:
+    log.feed(b"parse: error parsing grammar: x\n")
+    log.start_over()
+    log.feed(b"first\n")
+    assert log.lines() == ("first",)
+
+
+def test_a_log_of_another_form_is_shown_again_some_time(log: ChildLog) -> None:
+    log.feed(b"parse: error parsing grammar: x\n" + b"a\n" * 10_001)
+    assert log.lines()[-1] == "a"
+
+
+def test_where_an_image_is_fetched_from_is_left_out(log: ChildLog) -> None:
+    log.feed(b"0.01.000.000 I srv  handle_media: downloading image from 'http://host/?token=x'\n")
+    assert log.tail().endswith("downloading image from [left out, as it may quote a request]")

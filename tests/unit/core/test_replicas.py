@@ -210,6 +210,33 @@ def test_an_extra_one_that_still_loads_is_given_up() -> None:
     assert drive.starts() == ["a", "a", "b"]
 
 
+@pytest.mark.parametrize("least", [0, 1, 2])
+def test_an_extra_load_that_nobody_waits_for_any_more_is_given_up(least: int) -> None:
+    a = replace(cpu_model("a"), min_replicas=least, max_replicas=3)
+    drive = Drive([a], policy=Policy())
+    taught(drive, 1.0)
+    for _ in range(least - 1):
+        drive.load("a")
+        drive.ready("a")
+    tickets = [drive.ask("a") for _ in range(12)]
+    drive.sleep(0.5)
+    (extra,) = drive.replicas("a", ReplicaState.STARTING)
+    for ticket in tickets:
+        drive.leave(ticket)
+    assert [stop.replica for stop in drive.stopped] == [extra]
+
+
+def test_an_extra_load_whose_line_has_been_served_is_finished() -> None:
+    drive = hot()
+    taught(drive, 1.0)
+    tickets = [drive.ask("a") for _ in range(8)]
+    drive.sleep(1)
+    for ticket in tickets:
+        drive.end(ticket)
+    assert drive.starts() == ["a", "a"]
+    assert not drive.stopped
+
+
 def test_one_that_idles_leaves_and_the_last_one_stays() -> None:
     drive = hot()
     tickets = grown(drive)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,10 +18,15 @@ from tests.fakes.launcher import FakeChild
 GRACE = 0.25  # of a small request
 
 
-def lease(number: int, granted_at: float = 0.0) -> Lease:
-    upstream = FakeChild.no_upstream()
+def lease(number: int, granted_at: float = 0.0, *, width: int = 1) -> Lease:
     return Lease(
-        lease_id=number, model="m", replica=1, upstream=upstream, granted_at=granted_at, release=lambda *_: None
+        lease_id=number,
+        model="m",
+        replica=1,
+        upstream=FakeChild.no_upstream(),
+        granted_at=granted_at,
+        release=lambda *_: None,
+        width=width,
     )
 
 
@@ -158,14 +164,51 @@ def test_what_hangs_does_so_from_when_it_was_due() -> None:
     assert leases.oldest == 10 + GRACE
 
 
+def test_the_tasks_of_a_wide_one_do_not_pass_for_one_that_nobody_has_seen() -> None:
+    leases = AbandonedLeases()
+    served, gone = lease(1, width=3), lease(2, granted_at=10)
+    leases.add(gone, now=10.01)
+    assert leases.settle(busy(5, 6, 7), [served], now=10.02) == []
+    assert leases.settle(busy(5, 6, 7, 8), [served], now=10.1) == [], "there it comes"
+    assert leases.settle(busy(8), [], now=11) == []
+    assert leases.settle(busy(), [], now=12) == [gone]
+
+
+def test_a_wide_one_is_over_with_its_last_task() -> None:
+    leases = AbandonedLeases()
+    gone, served = lease(1, width=3), lease(2)
+    leases.add(gone, now=9.9)
+    assert leases.settle(busy(5, 6, 7, 8), [served], now=10) == []
+    assert leases.settle(busy(6, 8), [served], now=11) == []
+    assert leases.settle(busy(8), [served], now=12) == [gone]
+
+
+def test_of_several_the_widest_is_over_first_that_is_not_needed() -> None:
+    leases = AbandonedLeases()
+    narrow, wide = lease(1), lease(2, width=3)
+    leases.add(narrow, now=9.9)
+    leases.add(wide, now=9.9)
+    assert leases.settle(busy(5, 6, 7, 8), [], now=10) == []
+    assert leases.settle(busy(7, 8), [], now=11) == [narrow]
+    assert leases.settle(busy(8), [], now=12) == []
+    assert leases.settle(busy(), [], now=13) == [wide]
+
+
+def test_one_task_needs_no_more_than_one_slot() -> None:
+    leases = AbandonedLeases()
+    narrow, wide = lease(1), lease(2, width=3)
+    leases.add(narrow, now=9.9)
+    leases.add(wide, now=9.9)
+    assert leases.settle(busy(5), [], now=10) == [wide]
+
+
 @dataclass
 class Work:
-    """What a child does for one lease: `task` from `begins` to `ends`."""
+    """What a child does for one lease: `tasks` from `begins` on, each until its end."""
 
     begins: float
-    lasts: float
-    task: int | None = None
-    ends: float = 0.0
+    lasts: list[float]
+    tasks: dict[int, float] | None = None
 
 
 @dataclass
@@ -177,34 +220,46 @@ class Child:
     tasks: int = 0
     works: dict[int, Work] = field(default_factory=dict)
 
-    def ask(self, number: int, delay: float) -> None:
-        self.works[number] = Work(self.now + self.chance.random() * delay, self.chance.choice([0.01, 0.05, 0.3, 2]))
+    def ask(self, number: int, delay: float, width: int) -> None:
+        lasts = [self.chance.choice([0.01, 0.05, 0.3, 2]) for _ in range(width)]
+        self.works[number] = Work(self.now + self.chance.random() * delay, lasts)
 
     def abandon(self, number: int) -> None:
         work, soon = self.works[number], self.chance.choice([0.005, 0.05, 1])
-        work.lasts = min(work.lasts, soon)
-        if work.task is not None:
-            work.ends = min(work.ends, self.now + soon)
+        work.lasts = [min(lasts, soon) for lasts in work.lasts]
+        if work.tasks is not None:
+            work.tasks = {task: min(ends, self.now + soon) for task, ends in work.tasks.items()}
 
     def go_on(self, seconds: float) -> list[int]:
         """Whose work has ended."""
         self.now += seconds
         for work in self.works.values():
-            if work.task is None and self.now >= work.begins:
-                self.tasks += 1
-                work.task, work.ends = self.tasks, self.now + work.lasts
-        ended = [number for number, work in self.works.items() if work.task is not None and self.now >= work.ends]
+            if work.tasks is None and self.now >= work.begins:
+                work.tasks = {self.tasks + count: self.now + lasts for count, lasts in enumerate(work.lasts, 1)}
+                self.tasks += len(work.lasts)
+            elif work.tasks is not None:
+                work.tasks = {task: ends for task, ends in work.tasks.items() if ends > self.now}
+        ended = [number for number, work in self.works.items() if work.tasks == {}]
         for number in ended:
             del self.works[number]
         return ended
 
     def look(self) -> list[SlotReading]:
-        return busy(*(work.task for work in self.works.values() if work.task is not None))
+        return busy(*(task for work in self.works.values() for task in work.tasks or ()))
+
+    def wants(self) -> int:
+        """Slots that it works with, or will at once."""
+        return sum(len(work.lasts if work.tasks is None else work.tasks) for work in self.works.values())
 
 
+def held(leases: Iterable[Lease]) -> int:
+    return sum(lease.width for lease in leases)
+
+
+@pytest.mark.parametrize("widths", [(1,), (1, 1, 2, 3)])
 @pytest.mark.parametrize("slots", [1, 2, 4])
 @pytest.mark.parametrize("delay", [0.0, 0.04, 0.2])
-def test_no_slot_is_granted_twice_and_none_is_lost(delay: float, slots: int) -> None:
+def test_no_slot_is_granted_twice_and_none_is_lost(delay: float, slots: int, widths: tuple[int, ...]) -> None:
     for seed in range(40):
         chance = random.Random(seed)
         child, leases = Child(chance), AbandonedLeases()
@@ -213,16 +268,17 @@ def test_no_slot_is_granted_twice_and_none_is_lost(delay: float, slots: int) -> 
             for ended in child.go_on(chance.choice([0.001, 0.004, 0.02, 0.1])):
                 serving.pop(ended, None)
             chosen = chance.random()
-            if chosen < 0.45 and len(serving) + len(list(leases)) < slots:
-                serving[number] = lease(number, granted_at=child.now)
-                child.ask(number, delay)
+            width = min(slots, chance.choice(widths))
+            if chosen < 0.45 and held(serving.values()) + held(leases) + width <= slots:
+                serving[number] = lease(number, granted_at=child.now, width=width)
+                child.ask(number, delay, width)
             elif chosen < 0.65 and serving:
                 left = chance.choice(list(serving))
                 leases.add(serving.pop(left), child.now)
                 child.abandon(left)
             elif chosen > 0.4:
                 leases.settle(child.look(), list(serving.values()), child.now)
-                assert len(child.works) <= len(serving) + len(list(leases)), f"seed {seed}, step {number}"
+                assert child.wants() <= held(serving.values()) + held(leases), f"seed {seed}, step {number}"
         for _ in range(30):
             for ended in child.go_on(0.2):
                 serving.pop(ended, None)

@@ -103,6 +103,14 @@ async def test_an_answer_that_ends_with_the_connection(fake: FakeUpstream, pool:
     assert not connection.reusable
 
 
+@pytest.mark.parametrize("status", [b"000", b"099", b"104"])
+async def test_a_body_without_a_head_is_no_answer(fake: FakeUpstream, pool: Pool, status: bytes) -> None:
+    fake.script = saying(JSON.replace(b"200", status, 1))
+    connection, sink = await asked(pool)
+    assert sink.order == ["broke"]
+    assert not connection.reusable
+
+
 async def test_interim_answers_are_left_out(fake: FakeUpstream, pool: Pool) -> None:
     fake.script = saying(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + JSON)
     connection, sink = await asked(pool)
