@@ -190,7 +190,7 @@ def test_a_reload_that_is_asked_for_during_the_start_is_done_after_it(tmp_path: 
     try:
         wait_until(lambda: handles(starting.pid, signal.SIGHUP), DEADLINE, "the first that it does")
         starting.send_signal(signal.SIGHUP)
-        wait_until(lambda: "configuration " in log.read_text(), DEADLINE, "what became of it")
+        wait_until(lambda: " read anew" in log.read_text(), DEADLINE, "what became of it")
     finally:
         starting.terminate()
         assert starting.wait(timeout=DEADLINE) == 0
