@@ -20,8 +20,8 @@ def body(text: str = ASKED, **more: object) -> bytes:
     return json.dumps({"model": "chat", "messages": [{"role": "user", "content": text}], **more}).encode()
 
 
-def answers(router: Site) -> None:
-    router.upstream.script = lambda heard, wire: wire.answer(json.dumps({"content": ANSWERED}).encode())
+def answers(router: Site, text: str = json.dumps({"content": ANSWERED})) -> None:
+    router.upstream.script = lambda heard, wire: wire.answer(text.encode())
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -80,8 +80,7 @@ async def test_a_key_that_the_cut_goes_through_is_blotted_out_too(
         async with site(tmp_path, api=ApiConfig(log_prompts=True)) as router:
             for shown in (1, 3, len(key) - 1):
                 filling = "." * (2000 - shown)
-                answer = f"{filling}{key} and more".encode()
-                router.upstream.script = lambda _, wire, answer=answer: wire.answer(answer)  # type: ignore[misc]
+                answers(router, f"{filling}{key} and more")
                 await router.chat(body(filling[len(body()) - len(ASKED) - len('"}]}') :] + key))
     finally:
         forget("plain key of the router")
