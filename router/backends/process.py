@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -29,6 +30,8 @@ _LAST_WORDS_SEC = 0.5
 # A killed process that is still there hangs in the kernel, usually in a driver; nobody can end it.
 _KILL_SEC = 10.0
 _NUMBERS = itertools.count(1)
+# Twenty threads that look for strays at once would leave the loop little of the interpreter in between.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class ChildProcess:
@@ -72,7 +75,7 @@ class ChildProcess:
                 cwd=cwd,
                 stdin=stdin,
                 output=write_end,
-                afterwards=lambda: kill_marked(mark),
+                afterwards=lambda: _end_strays(mark),
             )
             try:
                 await process.started()
@@ -123,3 +126,8 @@ class ChildProcess:
         self._pid_file.remove(self.pid)
         await self._output.drain(timeout=_LAST_WORDS_SEC)
         return code
+
+
+def _end_strays(mark: str) -> None:
+    with _ONE_AT_A_TIME:
+        kill_marked(mark)
