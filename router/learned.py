@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ class LearnedMemory:
         self._circumstances = [build, *(f"{device.id} {device.name}" for device in devices)]
         self._keys: dict[str, str] = {}
         self._known = _read(self._file)
+        self._saving = threading.Lock()
         self.adopt(entries)
 
     def adopt(self, entries: Sequence[Entry]) -> None:
@@ -65,7 +67,11 @@ class LearnedMemory:
         return news
 
     def save(self) -> None:
-        """Write the file, with what another router may have written there meanwhile. Blocking."""
+        """Write the file, with what another router may have written there meanwhile. Blocking; for any thread."""
+        with self._saving:  # at the end the thread that saves may not have come to its own yet
+            self._write()
+
+    def _write(self) -> None:
         others = {key: known for key, known in _read(self._file).items() if key not in self._known}
         kept = list((others | self._known).items())[-MAX_ENTRIES:]  # the oldest go first
         temporary = self._file.with_name(f".{FILE}.{os.getpid()}.tmp")
