@@ -299,14 +299,20 @@ class HttpProtocol(asyncio.Protocol):
         elif not self._pace.kept(self._door.tick):
             cycle.expire()
 
-    # --- for uvicorn
+    # --- for the server
+
+    @property
+    def lingering(self) -> bool:
+        """Its last answer is out, and its client may go on sending for a moment."""
+        busy = self._answering is not None or self._waiting or self._transport.get_write_buffer_size()
+        return self._deaf and not busy
 
     def shutdown(self) -> None:
         """Close the connection, once what is being answered has been."""
-        if self._answering is None:
-            self._close_now()
-        else:
+        if self._answering is not None:
             self._answering.close_soon()
+        elif not self.lingering:
+            self._close_now()
 
     # --- for all of them
 
