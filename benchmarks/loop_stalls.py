@@ -5,6 +5,10 @@
 Real processes are spawned by the real launcher (fake llama-servers), and GGUF headers with vocabularies of an ordinary
 size are parsed and hashed as they are at start and at each reload. What is shown is the longest time by which a
 timer of the loop came late: with everything idle first, which is what the machine itself does to it.
+
+On Linux the time is taken off that the loop's thread could have run and stood in the kernel's queue for a core: twenty
+programs that start at once on two cores keep it there, and no router could change that. Waiting for the interpreter's
+lock, as while another thread forks, is not in that queue, and counts.
 """
 
 from __future__ import annotations
@@ -46,9 +50,9 @@ async def watched(stalls: Stalls, name: str) -> AsyncIterator[None]:
     async def beat() -> None:
         nonlocal worst
         while True:
-            due = monotonic() + _BEAT_SEC
+            due, queued = monotonic() + _BEAT_SEC, _queued()
             await asyncio.sleep(_BEAT_SEC)
-            worst = max(worst, monotonic() - due)
+            worst = max(worst, monotonic() - due - (_queued() - queued))
 
     task = asyncio.create_task(beat())
     try:
@@ -57,6 +61,14 @@ async def watched(stalls: Stalls, name: str) -> AsyncIterator[None]:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         stalls[name] = worst * 1000
+
+
+def _queued() -> float:
+    """Seconds for which this thread was ready to run and had no core; 0 where the kernel does not tell."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    except OSError:
+        return 0.0
 
 
 async def measure(folder: Path, *, children: int, models: int, tokens: int) -> Stalls:

@@ -201,12 +201,13 @@ async def running(
         background = [
             asyncio.create_task(_find_llama(router.launcher, info), name="find llama.cpp"),
             asyncio.create_task(_keep_learned(router.services.status, router.learned), name="keep what is learned"),
-            asyncio.create_task(reloader.serve(), name="read the configuration anew"),
             asyncio.create_task(keep_alive(notifier, router.engine.troubles), name="tell systemd"),
             asyncio.create_task(router.services.telemetry.heartbeat.run(), name="heartbeat"),
         ]
         try:
             await router.engine.start()
+            # From here on: what was asked for earlier is done now, and not refused.
+            background.append(asyncio.create_task(reloader.serve(), name="read the configuration anew"))
             for name in settings.preload:
                 router.engine.load(name, evict=False)
             yield router

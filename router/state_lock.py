@@ -27,17 +27,25 @@ def state_lock(folder: Path, source: str) -> Iterator[None]:
         folder: the state directory; it exists.
         source: what is to blame in an error: the configuration file.
 
-    Raises ConfigError when another router holds it.
+    Raises ConfigError when another router holds it, or its file is out of reach.
     """
     if sys.platform == "win32":
         yield
         return
-    handle = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = _open(folder / FILE, source)
     try:
         _take(handle, folder, source)
         yield
     finally:
         os.close(handle)
+
+
+def _open(file: Path, source: str) -> int:
+    try:
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:  # as when a router of another user has left it behind
+        problem = Problem("system.state_dir", f"cannot be locked: {file}: {error.strerror}", "move the file away")
+        raise ConfigError(source, [problem]) from None
 
 
 def _take(handle: int, folder: Path, source: str) -> None:

@@ -6,4 +6,5 @@ prepare requirements.txt requirements-dev.txt
 prepare_aside sdk/openai-2 requirements-openai2.txt
 cd "$root"
 scripts/check.sh
-exec "$python" -m pytest "$@"
+# Two at a time, as most tests wait for processes; those of a file stay together, as they share a router.
+exec "$python" -m pytest --numprocesses=2 --dist=loadfile "$@"

@@ -63,16 +63,17 @@ class ConversationStore:
         self._limit = limit
         self._lock = threading.Lock()
 
-    def retain(self, fingerprints: Collection[str]) -> None:
+    def retain(self, fingerprints: Collection[str], *, sweep: bool) -> None:
         """Delete what belongs to none of these: to models that are gone or have changed, or to another build.
 
-        And what was being written or read when a router died. Only for whoever is alone with the folder.
+        Args:
+            sweep: also what was being written or read when a router died; only while no child lives.
         """
         for folder in _entries(self._root):
             if folder.name not in fingerprints:
                 _remove_tree(folder)
                 continue
-            for path in _entries(folder):
+            for path in _entries(folder) if sweep else ():
                 if not _NAME.fullmatch(path.name):
                     _remove_tree(path)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ class Guard:
     """
 
     def __init__(self) -> None:
+        # Of this router: those of its children begin with it.
+        self.mark = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._groups: set[int] = set()
         self._process: OsProcess | None = None
         self._pipe: int | None = None
@@ -89,7 +92,7 @@ class Guard:
         os.set_blocking(write_end, False)
         try:
             process = OsProcess(
-                (sys.executable, "-I", "-S", str(_PROGRAM)),
+                (sys.executable, "-I", "-S", str(_PROGRAM), self.mark),
                 env=inherited(), cwd=Path("/"), stdin=read_end, output=subprocess.DEVNULL,
             )  # fmt: skip
             await process.started()

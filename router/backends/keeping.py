@@ -61,14 +61,19 @@ class Keeping:
         self._fingerprints: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def tidy(self, models: Mapping[str, Launched], build: Capabilities) -> None:
-        """Delete what cannot be restored any more, all of it where nothing is kept."""
+    def tidy(self, models: Mapping[str, Launched], build: Capabilities, *, alone: bool) -> None:
+        """Delete what cannot be restored any more, all of it where nothing is kept.
+
+        Args:
+            alone: no child lives, so that what was being written or read will never be finished.
+        """
+        fingerprints: dict[str, str] = {}
         if self._is_on:
             kept = {name: spec for name, spec in models.items() if _can_keep(spec, build)}
             fingerprints = {name: self._fingerprint(name, spec, build) for name, spec in kept.items()}
             with self._lock:
-                self._fingerprints = fingerprints
-        self._store.retain(self._fingerprints.values())
+                self._fingerprints = dict(fingerprints)
+        self._store.retain(fingerprints.values(), sweep=alone)
 
     def keeper(self, model: str, spec: Launched, build: Capabilities, *, alone: bool = True) -> SlotKeeper | None:
         """For a new child of this model; None where nothing is kept, or cannot be.

@@ -301,7 +301,7 @@ class LlamaServerLauncher:
     async def tidy(self) -> None:
         """Delete the conversations that none of the models can go on with any more."""
         if (known := self._finder.known) is not None:
-            await asyncio.to_thread(self._keeping.tidy, self._specs, known)
+            await asyncio.to_thread(self._keeping.tidy, self._specs, known, alone=False)
 
     async def prepare(self) -> Capabilities:
         """Do early what the first launch would do: reap what a dead router left behind, find llama.cpp, ask it.
@@ -315,7 +315,7 @@ class LlamaServerLauncher:
                 self._reaped = True
             if (known := self._finder.known) is None:
                 known = await self._finder.find()
-                await asyncio.to_thread(self._keeping.tidy, self._specs, known)
+                await asyncio.to_thread(self._keeping.tidy, self._specs, known, alone=True)
         return known
 
     async def launch(self, model: str, replica: ReplicaId, placement: Placement) -> LlamaServerChild:

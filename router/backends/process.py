@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from router.backends.guard import MARK, kill_marked
 from router.backends.guard_link import Guard
 from router.backends.output_pipe import OutputPipe
 from router.backends.pidfile import PidFile
@@ -26,6 +28,7 @@ _REGISTER_THEN_BECOME = 'echo "+$$" >&0 && exec "$@" </dev/null'
 _LAST_WORDS_SEC = 0.5
 # A killed process that is still there hangs in the kernel, usually in a driver; nobody can end it.
 _KILL_SEC = 10.0
+_NUMBERS = itertools.count(1)
 
 
 class ChildProcess:
@@ -62,7 +65,15 @@ class ChildProcess:
         try:
             stdin = subprocess.DEVNULL if sys.platform == "win32" else await guard.pipe()
             command = argv if sys.platform == "win32" else ("/bin/sh", "-c", _REGISTER_THEN_BECOME, "sh", *argv)
-            process = OsProcess(command, env=env, cwd=cwd, stdin=stdin, output=write_end)
+            mark = f"{guard.mark}.{next(_NUMBERS)}"
+            process = OsProcess(
+                command,
+                env={**env, MARK: mark},
+                cwd=cwd,
+                stdin=stdin,
+                output=write_end,
+                afterwards=lambda: kill_marked(mark),
+            )
             try:
                 await process.started()
             except asyncio.CancelledError:

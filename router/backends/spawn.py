@@ -26,13 +26,21 @@ class OsProcess:
     """One process, leader of a session and a group of its own, with a thread that starts it and waits for its end.
 
     Await `started` first. `stdin` and `output` (stdout and stderr) are descriptors, or `subprocess.DEVNULL`; they must
-    stay open until it has started.
+    stay open until it has started. `afterwards` is called in its thread once it has ended; nobody waits for that.
     """
 
     def __init__(
-        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, stdin: int, output: int
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None,
+        stdin: int,
+        output: int,
+        afterwards: Callable[[], None] = lambda: None,
     ) -> None:
         self.pid = 0
+        self._afterwards = afterwards
         self._loop = asyncio.get_running_loop()
         self._started: asyncio.Future[int] = self._loop.create_future()
         self._ended: asyncio.Future[int] = self._loop.create_future()
@@ -72,6 +80,7 @@ class OsProcess:
             return
         self._tell(self._started.set_result, process.pid)
         self._tell(self._ended.set_result, process.wait())
+        self._afterwards()
 
     def _tell(self, what: Callable[..., None], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told

@@ -218,7 +218,7 @@ def _candidates(state: State, model: Model, result: Plan, now: float) -> list[Re
             if is_extra:
                 until = _extra_until(state, other, replica)
             else:
-                until = _base_until(state, other, replica, model=model, waiting=waiting)
+                until = _base_until(state, other, replica, model=model, waiting=waiting, now=now)
             if now < until:
                 result.wake_by(until)
             else:
@@ -234,17 +234,30 @@ def _extra_until(state: State, model: Model, replica: Replica) -> float:
     return replica.ready + state.residency(model)
 
 
-def _base_until(state: State, other: Model, replica: Replica, *, model: Model, waiting: float) -> float:
+def _base_until(state: State, other: Model, replica: Replica, *, model: Model, waiting: float, now: float) -> float:
     """Until when a replica that serves, of another model, need not make room for this one.
 
     While it idles it is kept for a likely return alone, unless it is to be kept whether it works or not.
     """
     ready = replica.since if replica.ready is None else replica.ready
-    due = max(model.urgency(), ready + state.residency(other))
+    due = max(model.urgency(), ready + _turn_length(state, other, now))
     is_kept = bool(other.spec.min_replicas) and model.want is not Want.OPERATOR
     if is_kept or not other.rests(replica):
         return due
     return min(due, other.experience.lingers_until(waiting))
+
+
+def _turn_length(state: State, model: Model, now: float) -> float:
+    """Seconds after it became ready for which a model that has work need not yield to a claim that is due.
+
+    Its residency; and up to a load more for a short line that is not low priority: to come back for it takes longer.
+    """
+    residency, load = state.residency(model), state.load_seconds(model)
+    key = model.queue.head_key()
+    if key is None or key > now + state.policy.priority_offsets[Priority.NORMAL]:
+        return residency
+    line = model.queue.width * state.service_seconds(model) / model.slots
+    return residency + load if line <= load else residency
 
 
 def _worth(state: State, now: float, model: Model, replica: Replica) -> tuple[float, float]:

@@ -241,6 +241,8 @@ class Model:
 
     def forget_failures(self) -> None:
         """It may be tried again, as if it had never failed."""
+        if self.misfit:
+            self.misfit, self.reason = False, ""
         self.failures.clear()
         self.setbacks.clear()
         self.grows_at = -math.inf

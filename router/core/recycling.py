@@ -15,7 +15,8 @@ def outsized(state: State, replica: Replica, now: float) -> int | None:
     """Bytes of RAM that it holds, if that is more than its model allows and it is idle; None when it may stay."""
     model = state.models[replica.model]
     limit, idle = model.spec.max_rss, not replica.leases and not model.queue
-    if limit is None or not idle or replica.state is not ReplicaState.READY:
+    # One after the other: those beside it serve meanwhile.
+    if limit is None or not idle or any(one.state is not ReplicaState.READY for one in model.replicas):
         return None
     if replica.started is None or replica.ready is None:
         return None

@@ -114,7 +114,7 @@ class Supervisor:
         self._cut_short.set()
 
     def adopt(self, limits: Limits) -> None:
-        """Keep these deadlines from now on; that of a load under way stays."""
+        """Keep these deadlines from now on, also with a load under way."""
         self._limits = limits
         if self.watch is not None:
             self.watch.limits = limits
@@ -138,7 +138,7 @@ class Supervisor:
         finally:
             if self.child is not None:
                 # Also when this task is cancelled: a child never outlives its supervisor.
-                await asyncio.shield(self.child.stop(grace=self._grace))
+                await asyncio.shield(self._end(self.child))
         try:
             await self._reclaim()
             self.readings = await self._monitor.read()
@@ -168,15 +168,25 @@ class Supervisor:
     async def _live(self) -> ChildExit:
         before = await self._gpu_used()
         began = monotonic()
+        launched = await _first(self._launch(), self._until_called_off())
+        if isinstance(launched, ChildExit):
+            return launched
+        self.phases["spawn"] = monotonic() - began
+        self.child = launched
+        on_cpu = not self.placement.gpus
+        self.watch = watch = SlotWatch(launched, self._limits, self._events.lease_ended, on_cpu=on_cpu)
+        return await self._attend(launched, watch, before)
+
+    async def _launch(self) -> Child | ChildExit:
         try:
-            child = await self._launcher.launch(self.model, self.replica, self.placement)
+            return await self._launcher.launch(self.model, self.replica, self.placement)
         except LaunchError as error:
             return ChildExit(1, str(error), passing=error.passing)
-        self.phases["spawn"] = monotonic() - began
-        self.child = child
-        on_cpu = not self.placement.gpus
-        self.watch = watch = SlotWatch(child, self._limits, self._events.lease_ended, on_cpu=on_cpu)
-        return await self._attend(child, watch, before)
+
+    async def _until_called_off(self) -> Child | ChildExit:
+        """A launch may first have to ask llama.cpp what it can, and that may hang."""
+        await self._stop_wanted.wait()
+        return ChildExit(0, "was given up before it was started")
 
     async def _attend(self, child: Child, watch: SlotWatch, before: Mapping[DeviceId, int]) -> ChildExit:
         """Until the child ends, is told to, or has to."""
@@ -198,6 +208,10 @@ class Supervisor:
             saved = await _first(self._hurry(), child.save_conversations())
             self._events.conversations(self, "saved", saved, monotonic() - began)
         await self._note_peak(child)
+        return await self._end(child)
+
+    async def _end(self, child: Child) -> ChildExit:
+        """Within its grace, which may be cut short meanwhile."""
         return await _first(child.stop(grace=self._grace), self._stop_sooner(child))
 
     async def _stop_sooner(self, child: Child) -> ChildExit:
@@ -212,11 +226,11 @@ class Supervisor:
     async def _serve(
         self, child: Child, watch: SlotWatch, signs: VitalSigns, before: Mapping[DeviceId, int]
     ) -> ChildExit:
-        limit, began = self._limits.load_timeout, monotonic()
+        began = monotonic()
         try:
-            async with asyncio.timeout(limit):
-                slots = await self._load(child, before)
+            slots = await self._load(child, before)
         except TimeoutError:
+            limit = self._limits.load_timeout
             return ChildExit(1, f"was not ready within {limit:g} s (load_timeout_sec)", passing=True)
         except LaunchError as error:
             return ChildExit(1, str(error), passing=error.passing)
@@ -231,11 +245,13 @@ class Supervisor:
         return await _first(signs.until_silent(), watch.run())
 
     async def _load(self, child: Child, before: Mapping[DeviceId, int]) -> int:
-        """Wait until it is ready, and pass on what it tells meanwhile; returns its slots."""
-        ready = asyncio.create_task(child.ready())
+        """Wait until it is ready, and pass on what it tells meanwhile; returns its slots. Raises TimeoutError."""
+        ready, began = asyncio.create_task(child.ready()), monotonic()
         try:
             while not (await asyncio.wait((ready,), timeout=_PROGRESS_INTERVAL))[0]:
                 await self._note_progress(child, before)
+                if monotonic() - began > self._limits.load_timeout:  # as it is now: it may have been configured anew
+                    raise TimeoutError
             await self._note_progress(child, before)
             return ready.result()
         finally:

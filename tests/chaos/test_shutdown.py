@@ -178,6 +178,25 @@ def test_a_signal_before_it_listens(tmp_path: Path) -> None:
     assert "Traceback" not in told
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_reload_that_is_asked_for_during_the_start_is_done_after_it(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    config = {"api": {"host": "127.0.0.1", "port": free_port()}, "models": {"m": {"model_path": "m.gguf"}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    env = {**os.environ, "LLAMA_SERVER_PATH": str(make_fake_binary(tmp_path))}
+    log = tmp_path / "log"
+    with log.open("wb") as told:
+        starting = subprocess.Popen([sys.executable, str(ROOT / "run.py")], cwd=tmp_path, env=env, stderr=told)
+    try:
+        wait_until(lambda: handles(starting.pid, signal.SIGHUP), DEADLINE, "the first that it does")
+        starting.send_signal(signal.SIGHUP)
+        wait_until(lambda: " read anew" in log.read_text(), DEADLINE, "what became of it")
+    finally:
+        starting.terminate()
+        assert starting.wait(timeout=DEADLINE) == 0
+    assert "configuration read anew: nothing has changed" in log.read_text()
+
+
 def handles(pid: int, number: signal.Signals) -> bool:
     """Whether a process has something of its own to do at this signal."""
     caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)

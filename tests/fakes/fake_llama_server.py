@@ -13,6 +13,7 @@ Misbehaviour comes from flags (they may stand among a model's `flags`) or from t
     --oom-once FILE          run out of memory, once       --allocated             say that all is allocated
     --exit-after S           exit S seconds after ready    --lose-port             say the port is taken, and end
     --ignore-term            ignore SIGTERM                --fork-grandchild       `sleep` in the same process group
+    --setsid                 ... in a session of its own
     --stderr-flood MIB       write so much to stderr       --long-line KIB         one line of this length
     --print-key              print the API key             --ignore-key            serve whoever asks
     --hang-health            accept /health, never answer  --token-delay S         between two tokens
@@ -94,7 +95,8 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("-cram", "--cache-ram", type=int, default=8192)
     for name in ("metrics", "slots", "no-webui", "no-ui", "embedding", "jinja", "log-jsonl"):
         parser.add_argument(f"--{name}", action="store_true")
-    for name in ("never-ready", "lose-port", "ignore-term", "fork-grandchild", "print-key", "ignore-key", "hang-health",
+    for name in ("never-ready", "lose-port", "ignore-term", "fork-grandchild", "setsid", "print-key", "ignore-key",
+                 "hang-health",
                  "bad-sse", "bad-chunking", "bad-head", "crash-at-load", "reset-reused", "hang",
                  "allocated"):  # fmt: skip
         parser.add_argument(f"--{name}", action="store_true", default=_environ(name) == "1")
@@ -161,7 +163,7 @@ class FakeServer:
         if options.stderr_flood:
             flood(options.stderr_flood)
         if options.fork_grandchild:
-            fork()
+            fork(own_session=options.setsid)
         if options.oom_once and not os.path.exists(options.oom_once):  # noqa: ASYNC240, PTH110  a program of its own
             with open(options.oom_once, "w"):  # noqa: ASYNC230, PTH123
                 say("alloc_tensor_range: failed to allocate CPU buffer of size 1048576")

@@ -114,6 +114,7 @@ class FakeLauncher:
     ready_at_once: bool = True
     slots: int = 1
     refuse: str = ""
+    hangs: bool = False  # no launch comes to an end
     children: list[FakeChild] = field(default_factory=list)
     closed: bool = False
     kept: int = 0  # conversations of each child
@@ -123,6 +124,8 @@ class FakeLauncher:
     async def launch(self, model: str, replica: ReplicaId, placement: Placement) -> FakeChild:
         if self.refuse:
             raise LaunchError(self.refuse)
+        if self.hangs:
+            await asyncio.get_running_loop().create_future()
         child = FakeChild(model, replica)
         child.kept = self.kept
         if self.ready_at_once:

@@ -94,9 +94,9 @@ def flood(mebibytes: int) -> None:
     say("the flood is over")
 
 
-def fork() -> None:
-    """Have a grandchild in the same process group."""
-    grandchild = subprocess.Popen(["sleep", "1000"])
+def fork(*, own_session: bool = False) -> None:
+    """Have a grandchild in the same process group, unless it gets a session of its own."""
+    grandchild = subprocess.Popen(["sleep", "1000"], start_new_session=own_session)
     say(f"grandchild {grandchild.pid}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ WHEN_NONE_IS_ASKED = 8  # tokens
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
 NO_KEY = {"error": {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}}
 UNKNOWN = {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}
-_BATCHES = 50  # of a prompt
+_BATCHES = 50  # of a prompt, at most
+_BATCH_SEC = 0.02  # at least: each sleep takes a millisecond longer than it is told to
 
 
 @dataclass
@@ -27,10 +29,11 @@ class Slot:
 
 async def prefill(slot: Slot, seconds: float) -> None:
     """Read the prompt, and show it in `/slots`."""
+    batches = min(_BATCHES, math.ceil(seconds / _BATCH_SEC))
     try:
-        for step in range(_BATCHES if seconds else 0):
-            slot.read = step / _BATCHES
-            await asyncio.sleep(seconds / _BATCHES)
+        for step in range(batches):
+            slot.read = step / batches
+            await asyncio.sleep(seconds / batches)
     finally:
         slot.read = 1.0
 

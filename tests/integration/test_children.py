@@ -29,6 +29,7 @@ from tests.support.waiting import turn, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups are POSIX")
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 ON_CPU = Placement({HOST: 1})
 Launch = Callable[..., Any]
 
@@ -303,8 +304,9 @@ async def test_a_second_stop_may_be_in_a_hurry(launch: Launch) -> None:
         assert await slow == ended
 
 
-async def test_its_grandchildren_go_when_it_crashes(launch: Launch) -> None:
-    child = await launch("--fork-grandchild")
+@pytest.mark.parametrize("flags", [(), pytest.param(("--setsid",), marks=on_linux)], ids=["its group", "their own"])
+async def test_its_grandchildren_go_when_it_crashes(launch: Launch, flags: tuple[str, ...]) -> None:
+    child = await launch("--fork-grandchild", *flags)
     await child.ready()
     grandchild = grandchild_of(child)
     os.kill(child.pid, signal.SIGKILL)
@@ -366,7 +368,10 @@ def lone_router(
             process.kill()
 
 
-@pytest.mark.parametrize("flags", [(), ("--uvloop",), ("--uvloop", "--lose-guard"), ("--ignore-term",)])
+@pytest.mark.parametrize(
+    "flags",
+    [(), ("--uvloop",), ("--uvloop", "--lose-guard"), ("--ignore-term",), pytest.param(("--setsid",), marks=on_linux)],
+)
 def test_a_router_that_is_killed_leaves_no_orphan(tmp_path: Path, flags: tuple[str, ...]) -> None:
     with lone_router(tmp_path, "--fork-grandchild", *flags) as (process, told):
         family = [*told["children"], told["guard"]]

@@ -8,7 +8,7 @@ from statistics import median
 import pytest
 
 from benchmarks.simulation import simulate
-from benchmarks.traces import SEED, TRACES, Ask, Bound, Loop, Outcome, Trace, answers, longest
+from benchmarks.traces import SEED, TRACES, Ask, Bound, Loop, Outcome, Trace, answers, longest, p50
 from router.core.types import Policy, Priority
 
 SEEDS = 20
@@ -36,6 +36,10 @@ def test_a_bound_is_kept(name: str, bound: Bound) -> None:
 
 def test_the_zipf_trace_of_the_first_seed_is_the_agreed_one() -> None:
     assert len(TRACES["zipf"](SEED).arrivals) == 94
+
+
+def test_the_agreed_zipf_trace_leaves_the_real_one_room() -> None:
+    assert p50(simulate(TRACES["zipf"](SEED)), "all") <= 8, "of 9 s, and real loads are a little longer"
 
 
 @pytest.mark.parametrize("think", [0.0, 0.02, 0.1, 0.2])

@@ -158,8 +158,8 @@ class Witness:
             if name != model and self.present.get(name, -1.0) < key:
                 continue
             turn += setting.stop + load
-            if name != model:  # its turn: the residency, and what runs on it then
-                turn += self._residency(name) + longest
+            if name != model:  # its turn: the residency, up to a load more for a short line, and what runs then
+                turn += self._residency(name) + load + longest
                 turn += load / 2 + setting.stop if setting.leaving else 0.0  # a load that was given up, once
         turns = 1 + sum(at >= key for at in self.yielded[model])
         served = self.served[model]

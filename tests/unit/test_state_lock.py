@@ -53,3 +53,9 @@ def test_children_do_not_inherit_it(tmp_path: Path) -> None:
     finally:
         sleeper.kill()
         sleeper.wait()
+
+
+def test_one_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(ConfigError, match=r"system.state_dir: cannot be locked: .*router.lock: Is a directory"):
+        state_lock(tmp_path, "config.json").__enter__()

@@ -132,7 +132,7 @@ def test_only_what_belongs_to_somebody_stays(store: ConversationStore, tmp_path:
     (outside / "precious").touch()
     (tmp_path / "kept" / "link").symlink_to(outside)
     (tmp_path / "kept" / "stray").touch()
-    store.retain(["bb"])
+    store.retain(["bb"], sweep=False)
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["bb"]
     assert (outside / "precious").exists()
 
@@ -143,7 +143,7 @@ def test_foreign_and_half_done_files_are_swept_away(store: ConversationStore, fo
     (folder.path / "note.txt").touch()
     (folder.path / "deeper").mkdir()
     (folder.path / "deeper" / "file").touch()
-    store.retain(["aa"])
+    store.retain(["aa"], sweep=True)
     assert firsts(store.open("aa")) == [1]
     assert len(list(folder.path.iterdir())) == 1
 
@@ -151,6 +151,7 @@ def test_foreign_and_half_done_files_are_swept_away(store: ConversationStore, fo
 def test_what_another_child_is_writing_stays(store: ConversationStore, folder: ConversationFolder) -> None:
     part = folder.begin()
     store.open("aa")
+    store.retain(["aa"], sweep=False)
     assert part.exists()
 
 
@@ -171,7 +172,7 @@ def test_one_that_is_being_read_is_gone_after_a_crash(store: ConversationStore, 
     (kept,) = folder.newest(1)
     part = folder.doubt(kept)
     assert part is not None
-    store.retain(["aa"])
+    store.retain(["aa"], sweep=True)
     assert store.open("aa").newest(5) == []
     assert list(folder.path.iterdir()) == []
 
@@ -206,4 +207,4 @@ def test_a_folder_that_cannot_be_had_is_an_error(tmp_path: Path) -> None:
     store = ConversationStore(tmp_path / "kept", LIMIT)
     with pytest.raises(OSError, match="kept"):
         store.open("aa")
-    store.retain([])
+    store.retain([], sweep=True)

@@ -111,15 +111,24 @@ def test_a_folder_of_the_users_own_is_left_alone(keeping: Keeping, spec: LlamaSe
 def test_a_start_keeps_what_can_still_be_used(keeping: Keeping, spec: LlamaServerSpec, tmp_path: Path) -> None:
     for model in ("a", "b"):
         folder_of(keeping, spec, model=model)
-    Keeping(tmp_path / "kept", 16, tmp_path).tidy({"a": spec}, BUILD)
+    Keeping(tmp_path / "kept", 16, tmp_path).tidy({"a": spec}, BUILD, alone=True)
     assert list((tmp_path / "kept").iterdir()) == [folder_of(keeping, spec)]
+
+
+def test_what_a_child_writes_or_reads_meanwhile_stays(keeping: Keeping, spec: LlamaServerSpec) -> None:
+    part = folder_of(keeping, spec) / "0123456789abcdef.part"
+    part.touch()
+    keeping.tidy({"a": spec}, BUILD, alone=False)
+    assert part.exists()
+    keeping.tidy({"a": spec}, BUILD, alone=True)
+    assert not part.exists()
 
 
 def test_switching_it_off_deletes_everything(keeping: Keeping, spec: LlamaServerSpec, tmp_path: Path) -> None:
     folder_of(keeping, spec)
     off = Keeping(tmp_path / "kept", 0, tmp_path)
     assert off.keeper("a", spec, BUILD) is None
-    off.tidy({"a": spec}, BUILD)
+    off.tidy({"a": spec}, BUILD, alone=True)
     assert list((tmp_path / "kept").iterdir()) == []
 
 

@@ -183,8 +183,11 @@ def test_who_has_had_its_turn_stands_behind_those_who_have_not() -> None:
     assert drive.starts() == ["a", "b", "c"], "a's requests are older, but it yielded with them"
 
 
-@pytest.mark.parametrize("line", [2, 20])
-def test_it_yields_at_the_end_of_its_residency_however_short_its_line(line: int) -> None:
+@pytest.mark.parametrize(
+    ("priority", "line", "stays"),
+    [(Priority.NORMAL, 2, True), (Priority.NORMAL, 20, False), (Priority.LOW, 2, False)],
+)
+def test_a_short_line_is_finished_rather_than_come_back_for(priority: Priority, line: int, *, stays: bool) -> None:
     drive = two_models()
     loop(drive, "a", rounds=3, think=0.01)
     drive.eject("a")
@@ -192,11 +195,11 @@ def test_it_yields_at_the_end_of_its_residency_however_short_its_line(line: int)
     drive.ask("a")
     load(drive, "a")
     for _ in range(line):
-        drive.ask("a")
+        drive.ask("a", priority)
     drive.ask("b", Priority.HIGH)
-    drive.sleep(2 * LOAD - 0.1)
-    assert drive.status("a") is Status.READY
-    drive.sleep(0.2)
+    drive.sleep(2 * LOAD + 1)
+    assert drive.status("a") is (Status.READY if stays else Status.DRAINING)
+    drive.sleep(LOAD)
     assert drive.status("a") is Status.DRAINING
 
 

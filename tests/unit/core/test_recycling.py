@@ -21,6 +21,13 @@ def grown(*, loads_for: float = 2.0, serves_for: float = 11.0) -> Drive:
     return drive
 
 
+def make_ready(drive: Drive, number: int) -> int:
+    """The replica that was started as that one, from 0."""
+    replica = drive.started[number].replica
+    drive.take(drive.scheduler.replica_ready(replica, 1, drive.now, readings=(), usage={}))
+    return replica
+
+
 def test_an_idle_one_is_started_anew() -> None:
     drive = grown()
     drive.end(1)
@@ -78,13 +85,31 @@ def test_beside_another_replica_nothing_is_wanted_in_its_place() -> None:
     drive = Drive([spec])
     drive.load("a")
     drive.sleep(1)
-    for replica in sorted({start.replica for start in drive.started}):
-        drive.take(drive.scheduler.replica_ready(replica, 1, drive.now, readings=(), usage={}))
+    first = make_ready(drive, 0)
+    make_ready(drive, 1)
     drive.sleep(30)
-    first = drive.started[0].replica
     drive.take(drive.scheduler.memory_observed((), {first: LEAK}, drive.now))
     assert [stop.replica for stop in drive.stopped] == [first]
     assert drive.scheduler._models["a"].want is Want.NO
+
+
+def test_all_of_them_are_started_anew_one_after_the_other() -> None:
+    spec = replace(cpu_model("a"), max_rss=2 * GIB, min_replicas=2, max_replicas=2, idle_timeout=None)
+    drive = Drive([spec])
+    drive.load("a")
+    first, second = make_ready(drive, 0), make_ready(drive, 1)
+    drive.sleep(30)
+
+    def observe(*replicas: int) -> list[int]:
+        drive.take(drive.scheduler.memory_observed((), dict.fromkeys(replicas, LEAK), drive.now))
+        return [stop.replica for stop in drive.stopped]
+
+    assert observe(first, second) == [first], "the other one serves meanwhile"
+    drive.take(drive.scheduler.replica_exited(first, "stopped", drive.now))
+    drive.take(drive.scheduler.replica_reclaimed(first, drive.now, readings=()))
+    assert observe(second) == [first], "its successor loads"
+    make_ready(drive, 2)
+    assert observe(second) == [first, second]
 
 
 def test_without_a_limit_it_may_grow() -> None:

@@ -103,6 +103,14 @@ def test_a_change_forgets_failures(failures: int) -> None:
     assert drive.serve("a") in drive.granted
 
 
+def test_a_change_may_make_a_model_fit() -> None:
+    drive = Drive([cpu_model("a", 999)])
+    assert drive.ask("a") in drive.rejected
+    assert "cannot fit" in drive.scheduler.view("a", drive.now).reason
+    drive.configure(cpu_model("a", 1), changed=["a"])
+    assert (drive.status("a"), drive.scheduler.view("a", drive.now).reason) == (Status.OFF, "")
+
+
 def test_a_removed_model_turns_its_waiters_away_and_drains() -> None:
     drive = Drive([cpu_model("a"), cpu_model("b")])
     running, waiting = drive.serve("a"), drive.ask("a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from router.errors import (
     UpstreamStalled,
 )
 from tests.fakes.launcher import FakeLauncher
+from tests.support.drive import cpu_model
 
 pytestmark = pytest.mark.anyio
 
@@ -138,7 +140,8 @@ async def test_a_child_that_stops_answering_is_replaced(bench: Any) -> None:
 
 
 async def test_the_least_recently_used_makes_room(bench: Any) -> None:
-    async with bench("a", "b", "c", policy=Policy(max_models=2)) as b:
+    models = [replace(cpu_model(name), evict_cost=0.0) for name in "abc"]  # however long each of them took to load
+    async with bench(models=models, policy=Policy(max_models=2)) as b:
         for name in "abc":
             with await b.engine.lease(name, Priority.NORMAL) as lease:
                 lease.finish()

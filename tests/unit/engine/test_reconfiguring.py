@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from router.engine.limits import Limits
 from router.errors import ModelEjected, ModelNotFound, QueueTimeout, ShuttingDown
 from tests.fakes.launcher import GIB, FakeDevices, FakeLauncher
 from tests.support.drive import cpu_model
-from tests.support.waiting import until
+from tests.support.waiting import turn, until
 
 QUIET = Limits(health_interval=3600.0)
 
@@ -117,3 +118,53 @@ async def test_the_end_waits_for_no_memory(bench: Any) -> None:
         (child,) = b.launcher.children
         devices.held[child.pid] = {"gpu:0": GIB}  # and a driver that never gives it back
         await b.engine._observe()
+
+
+async def test_the_load_deadline_holds_for_a_load_under_way(bench: Any) -> None:
+    async with bench(launcher=FakeLauncher(ready_at_once=False), load_timeout=3600.0) as b:
+        b.engine.load("a")
+        await b.until(lambda: b.launcher.children != [])
+        b.engine.configure(models=[cpu_model("a")], policy=Policy(), limits=replace(QUIET, load_timeout=0.01))
+        await b.until(lambda: b.engine.view("a").status is Status.FAILED)
+        assert b.engine.view("a").reason == "failed to load: was not ready within 0.01 s (load_timeout_sec)"
+        assert b.engine.troubles() == ()
+
+
+async def test_a_load_that_is_given_more_time_takes_it(bench: Any) -> None:
+    async with bench(launcher=FakeLauncher(ready_at_once=False), load_timeout=0.2) as b:
+        b.engine.load("a")
+        await b.until(lambda: b.launcher.children != [])
+        b.engine.configure(models=[cpu_model("a")], policy=Policy(), limits=QUIET)
+        began = b.engine.clock()
+        await b.until(lambda: b.engine.clock() > began + 0.4)
+        b.launcher.children[0].become_ready()
+        await b.engine.wait_ready("a", timeout=5)
+        assert len(b.launcher.children) == 1
+
+
+@pytest.mark.parametrize("how", ["ejected", "removed", "ended"])
+async def test_a_launch_that_hangs_can_be_given_up(bench: Any, how: str) -> None:
+    async with asyncio.timeout(5), bench(launcher=FakeLauncher(hangs=True)) as b:
+        b.engine.load("a")
+        await turn()
+        if how == "ejected":
+            await b.engine.eject("a", force=False)
+        elif how == "removed":
+            b.engine.configure(models=[], policy=Policy(), limits=QUIET)
+            await b.until(lambda: b.engine.views() == ())
+        else:
+            await b.engine.close()
+        assert b.engine.view("a").status is Status.OFF
+        assert [device.booked for device in b.engine.devices()] == [0]
+
+
+async def test_a_child_that_was_given_up_gets_less_time_when_there_is_a_hurry(bench: Any) -> None:
+    async with bench(health_interval=0.02) as b:
+        b.engine.load("a")
+        await b.engine.wait_ready("a", timeout=5)
+        (child,) = b.launcher.children
+        child.hold_stop, child.is_healthy = asyncio.Event(), False
+        await b.until(lambda: child.stops == [5.0])
+        b.engine.hurry()
+        await b.until(lambda: child.stops == [5.0, 0.0])
+        child.hold_stop.set()
