@@ -8,6 +8,7 @@ from dataclasses import replace
 from router.core.admission import removed
 from router.core.fleet import Fleet
 from router.core.grants import Grants
+from router.core.growth import extras
 from router.core.outbox import Outbox
 from router.core.records import Model, State, Want
 from router.core.types import ModelSpec, Policy, RejectCode
@@ -49,6 +50,14 @@ class Roster:
             if comes_back:
                 model.want = max(model.want, Want.PRELOAD)
             self._replace(model, "restarts with its new configuration", now)
+        else:
+            self._shrink(model, now)
+
+    def _shrink(self, model: Model, now: float) -> None:
+        """Let those go, the least missed first, of which it may have no more so many."""
+        surplus = len(model.staying) - model.spec.max_replicas
+        for replica in extras(model)[: max(0, surplus)]:
+            self._fleet.let_go(replica, "is more than max_replicas allows now", now)
 
     def _retire(self, model: Model, now: float) -> None:
         model.retired = True

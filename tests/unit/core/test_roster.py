@@ -248,3 +248,19 @@ def test_a_model_is_kept_from_now_on() -> None:
     drive = Drive([cpu_model("a")])
     drive.configure(replace(cpu_model("a"), min_replicas=1))
     assert drive.starts() == ["a"]
+
+
+def test_what_is_more_than_a_model_may_have_now_goes_once_it_has_finished() -> None:
+    many = replace(cpu_model("a"), min_replicas=3, max_replicas=3)
+    drive = Drive([many])
+    drive.configure(many)
+    for number in range(3):
+        drive.take(drive.scheduler.replica_ready(drive.started[number].replica, 1, drive.now, readings=(), usage={}))
+    running = [drive.ask("a") for _ in range(2)]
+    drive.configure(replace(many, min_replicas=1, max_replicas=1))
+    idle = {start.replica for start in drive.started} - {drive.granted[ticket].replica for ticket in running}
+    assert {stop.replica for stop in drive.stopped} == idle
+    assert len(drive.scheduler.view("a", drive.now).replicas) == 3
+    for ticket in running:
+        drive.end(ticket)
+    assert len({stop.replica for stop in drive.stopped}) == 2, "one stays"
