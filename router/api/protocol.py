@@ -299,14 +299,19 @@ class HttpProtocol(asyncio.Protocol):
         elif not self._pace.kept(self._door.tick):
             cycle.expire()
 
-    # --- for uvicorn
+    # --- for the server
+
+    @property
+    def lingering(self) -> bool:
+        """Its last answer is out, and its client may go on sending for a moment."""
+        return self._deaf and not (self._answering or self._waiting or self._transport.get_write_buffer_size())
 
     def shutdown(self) -> None:
         """Close the connection, once what is being answered has been."""
-        if self._answering is None:
-            self._close_now()
-        else:
+        if self._answering is not None:
             self._answering.close_soon()
+        elif not self.lingering:
+            self._close_now()
 
     # --- for all of them
 
@@ -363,8 +368,7 @@ class HttpProtocol(asyncio.Protocol):
         elif self._reading is not None:  # and has its answer
             self.close()
             return
-        path = self._url.partition(b"?")[0].decode("latin-1")
-        self.write(refusal(error, dialect_of(path)))
+        self.write(refusal(error, dialect_of(self._url.partition(b"?")[0].decode("latin-1"))))
         self._deaf = True
         self.close()
 

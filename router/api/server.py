@@ -116,7 +116,12 @@ class Server(uvicorn.Server):
         connections = cast("set[HttpProtocol]", self.server_state.connections)
         early = set(connections)
         _close_soon(early)
-        await self._until(lambda: early.isdisjoint(connections), self._drain())
+
+        def are_served() -> bool:
+            early.intersection_update(connections)
+            return all(connection.lingering for connection in early)
+
+        await self._until(are_served, self._drain())
         self._on_deadline()
         for listener in (*self.servers, *(sockets or ())):
             listener.close()

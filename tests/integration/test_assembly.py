@@ -245,10 +245,10 @@ def test_tools_are_really_called(servers: Mapping[str, httpx.Client]) -> None:
 
 
 def test_its_slot_is_free_as_soon_as_its_client_leaves(models: Models) -> None:
-    ask = {"messages": ASK, "max_tokens": 1800, "temperature": 0}
+    ask = {"messages": ASK, "max_tokens": 7000, "temperature": 0}
     assembly = plan("/v1/chat/completions", json.dumps(ask).encode(), n=None, max_tokens=None)
     assert assembly is not None
-    with llama_server(models.slow, "-np", "2", "-c", "4096", "--slots") as client:
+    with llama_server(models.slow, "-np", "2", "-c", "16384", "--slots") as client:
 
         def busy() -> int:
             return sum(slot["is_processing"] for slot in client.get("/slots").json())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,9 @@ def test_a_generating_model_is_never_cut_for_another(empty: RunningRouter) -> No
 
 
 def test_a_model_is_unloaded_when_idle_and_comes_back(models: Models, tmp_path: Path) -> None:
-    configured = {"brief": models.entry("chat", idle_timeout_sec=0.3), "lasting": models.entry("chat")}
+    configured = {"brief": models.entry("chat", idle_timeout_sec=1), "lasting": models.entry("chat")}
     with router(tmp_path, configured) as running:
-        for model in configured:
+        for model in ("lasting", "brief"):
             assert running.chat(model).status_code == 200
         pid = running.status("brief")["pid"]
         wait_for_status(running, "brief", "off")
@@ -186,26 +186,28 @@ SERVED = ["high", "priority", "1, whatever the tier", "normal", "second normal",
 
 
 def test_waiters_are_served_by_class_and_in_order_of_arrival(empty: RunningRouter) -> None:
-    served: list[str] = []
-    noting = threading.Lock()
+    ids = {f"in-turn-{number}": name for number, name in enumerate(CLASSES)}
 
-    def ask(name: str, fields: dict[str, Any]) -> httpx.Response:
-        response = empty.chat("slow", **fields)
-        with noting:
-            served.append(name)
-        return response
+    def ask(request_id: str, fields: dict[str, Any]) -> httpx.Response:
+        headers = {"x-request-id": request_id, **fields.get("headers", {})}
+        return empty.chat("slow", **{**fields, "headers": headers})
+
+    def served() -> list[str]:
+        """In the router's own order: clients may be woken in another."""
+        return [ids[found] for found in re.findall(r" id=(in-turn-\d) ", empty.log)]
 
     with in_background(len(CLASSES)) as pool:
         with stream(empty, "slow", max_tokens=2000):
             answers = []
-            for depth, (name, fields) in enumerate(CLASSES.items(), start=1):
-                answers.append(pool.submit(ask, name, fields))
+            for depth, (request_id, name) in enumerate(ids.items(), start=1):
+                answers.append(pool.submit(ask, request_id, CLASSES[name]))
                 wait_for_queue(empty, "slow", depth)
             assert empty.status("slow")["queued"] == {"high": 3, "normal": 2, "low": 2}
             assert empty.status("slow")["busy"] == 1
-            assert served == []
+            assert served() == []
         assert [answer.result().status_code for answer in answers] == [200] * len(CLASSES)
-    assert served == SERVED
+    wait_until(lambda: len(served()) == len(CLASSES), what="their lines in the log")
+    assert served() == SERVED
     assert queued(empty, "slow") == 0
 
 
