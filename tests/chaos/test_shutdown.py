@@ -140,7 +140,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 def test_loads_and_restores_are_given_up(tmp_path: Path) -> None:
     """Half a minute is what a child may take to restore what it is given."""
-    keeps = ("--prompt-ms", "2000", "--slot-bytes", "64", "--slot-trouble", str(tmp_path))
+    keeps = ("--prompt-ms", "20000", "--slot-bytes", "64", "--slot-trouble", str(tmp_path))
     with puppets(tmp_path, {"loading": ("--never-ready",), "keeps": keeps}) as running, in_background() as pool:
         said = [
             {"role": "user", "content": "Once upon a time there was a token that nobody wanted to read again. " * 20}
