@@ -32,8 +32,7 @@ def create_api(services: Services) -> FastAPI:
         summary="One OpenAI-compatible endpoint in front of every GGUF model you own",
         middleware=[Middleware(Boundary)],
         redirect_slashes=False,
-        docs_url=None,  # its page takes scripts from elsewhere; ours is `pages`
-        redoc_url=None,
+        openapi_url=None,  # its pages take scripts from elsewhere, and are made on the event loop; ours are `pages`
         # The framework's own, which looks around for an exporter at every request; ours is router.telemetry.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
