@@ -16,6 +16,8 @@ from router.config.names import name_fault
 _QUANTISATION = re.compile(r"([-_.](UD|I?Q\d\w*|TQ\d\w*|MXFP4\w*|B?F16|F32))+$", re.IGNORECASE)
 # The projector that is taken when a folder offers several: the precision that works everywhere comes first.
 _PRECISIONS = ("f16", "bf16", "f32")
+# More than the largest of model caches has. A base of `/` would be walked for minutes.
+MOST_FOLDERS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,10 @@ def _usable(base: Path, notes: list[str]) -> Iterable[Path]:
     def unreadable(error: OSError) -> None:
         notes.append(f"{error.filename}: left out, cannot be read: {error.strerror}")
 
-    for folder, folders, names in os.walk(base, onerror=unreadable):
+    for number, (folder, folders, names) in enumerate(os.walk(base, onerror=unreadable)):
+        if number == MOST_FOLDERS:
+            notes.append(f"{base}: has more than {number} folders, and from {folder} on none was looked into")
+            return
         folders.sort()
         notes += [
             f"{Path(folder, name)}: left out, a link to a folder" for name in folders if Path(folder, name).is_symlink()

@@ -128,7 +128,7 @@ def judged(said: bytes, heard: bytes, outcome: Outcome) -> Iterator[tuple[Kind, 
             yield Kind.BREACH, f"the answer is not HTTP: {error}: {heard[:200]!r}"
         return
     for status, answer in answers:
-        if status >= 400:
+        if status >= 400 and (readable or status < 600):  # lengths are taken for statuses where it lost its way
             yield from (found for found in _judged_error(status, answer, outcome) if readable or found[0] is Kind.FAULT)
 
 

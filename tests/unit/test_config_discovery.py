@@ -105,6 +105,17 @@ def test_a_base_that_is_itself_a_link_is_fine(tmp_path: Path) -> None:
     assert list(discovered(tmp_path / "base").models) == ["a"]
 
 
+def test_a_folder_of_everything_is_not_walked_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.config.discovery.MOST_FOLDERS", 3)
+    for name in ("a", "b", "c"):
+        touch(tmp_path / name, f"{name}.gguf")
+    settings = discovered(tmp_path)
+    assert list(settings.models) == ["a", "b"]
+    assert settings.notes == (
+        f"{tmp_path}: has more than 3 folders, and from {tmp_path / 'c'} on none was looked into",
+    )
+
+
 def test_names_that_no_model_may_have_are_left_out_with_a_note(tmp_path: Path) -> None:
     touch(tmp_path, "a,b.gguf", "load.gguf", "good.gguf")
     settings = discovered(tmp_path)
