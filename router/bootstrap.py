@@ -18,6 +18,7 @@ from pathlib import Path
 from starlette.types import ASGIApp
 
 from router import __version__
+from router.announcement import announce, serving
 from router.api.app import create_app
 from router.api.body import BodyBudget
 from router.api.door import Door
@@ -29,12 +30,11 @@ from router.api.tickets import TicketOffice
 from router.backends.capabilities import build_stamp
 from router.backends.llama_server import LlamaServerLauncher
 from router.config import ApiConfig, Settings, load_settings
-from router.core.types import Device, ModelSpec, Policy, Priority, Status
-from router.demo import prepare_demo, wants_demo, welcome
+from router.core.types import Device, ModelSpec, Status
+from router.demo import prepare_demo, wants_demo
 from router.descriptors import connections_that_fit
 from router.devices.monitor import SystemDevices
 from router.engine.engine import Engine
-from router.engine.limits import Limits
 from router.engine.ports import LaunchError
 from router.errors import ConfigError, Problem
 from router.inventory import CACHE_RAM_MB, MIB, Entry, inventory, kept_in_vain, working_dir
@@ -48,6 +48,7 @@ from router.telemetry.access_log import AccessLog
 from router.telemetry.logs import configure_logging, redact
 from router.telemetry.metrics import Telemetry
 from router.telemetry.status import StatusBus
+from router.tuning import budget_of, limits_of, policy_of
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class Router:
         finally:
             self.services.status.refresh()
             if self.accepting:
-                self.notifier.ready(_serving(self.settings))
+                self.notifier.ready(serving(self.settings))
 
     def in_memory(self) -> tuple[str, ...]:
         return tuple(view.name for view in self.engine.views() if view.status in (Status.LOADING, Status.READY))
@@ -105,8 +106,8 @@ class Router:
         self.services.telemetry.adopt(settings.models, keys=[key.name for key in settings.keys.everyone])
         self.engine.configure(
             models=_specs(settings, entries, self.learned, [view.device for view in self.engine.devices()]),
-            policy=_policy(settings),
-            limits=_limits(settings),
+            policy=policy_of(settings),
+            limits=limits_of(settings),
             changed=changed,
         )
         self.services.apply(settings)
@@ -142,7 +143,7 @@ async def describe_models(*, config: Path | None, host: str | None, port: int | 
     """What `models` prints. Raises ConfigError, DemoError."""
     config, demo = _config_or_demo(config)
     settings = load_settings(config_path=config, environ=os.environ, host=host, port=port)
-    monitor = await SystemDevices.open(settings.system.gpu_devices, _budget(settings))
+    monitor = await SystemDevices.open(settings.system.gpu_devices, budget_of(settings))
     try:
         gpu_available = len(monitor.devices) > 1
         entries = await asyncio.to_thread(inventory, settings, gpu_available=gpu_available)
@@ -184,7 +185,7 @@ async def running(
         asked: set to have that done.
     """
     _redact_secrets(settings)
-    monitor = await SystemDevices.open(settings.system.gpu_devices, _budget(settings))
+    monitor = await SystemDevices.open(settings.system.gpu_devices, budget_of(settings))
     try:
         gpu_available = len(monitor.devices) > 1
         for note in (*settings.notes, *monitor.notes, monitor.gpu_reason):
@@ -258,8 +259,8 @@ def _assemble(
     )
     engine = Engine(
         models=_specs(settings, entries, learned, monitor.devices),
-        policy=_policy(settings),
-        limits=_limits(settings),
+        policy=policy_of(settings),
+        limits=limits_of(settings),
         launcher=launcher,
         monitor=monitor,
         observer=telemetry,
@@ -319,39 +320,6 @@ async def _keep_learned(status: StatusBus, learned: LearnedMemory) -> None:
                 await asyncio.to_thread(learned.save)
 
 
-def _budget(settings: Settings) -> int | None:
-    megabytes = settings.system.memory_budget_mb
-    return None if megabytes is None else megabytes * MIB
-
-
-def _policy(settings: Settings) -> Policy:
-    system = settings.system
-    offsets = system.priority_offsets_sec
-    return Policy(
-        max_models=system.max_concurrent_models,
-        max_queue=system.max_queue_size_per_model,
-        priority_offsets={
-            Priority.HIGH: offsets.high,
-            Priority.NORMAL: offsets.normal,
-            Priority.LOW: offsets.low,
-        },
-        min_residency=system.min_residency_sec,
-        restart_grace=system.restart_grace_sec,
-    )
-
-
-def _limits(settings: Settings) -> Limits:
-    system = settings.system
-    return Limits(
-        queue_timeout=system.queue_timeout_sec,
-        request_timeout=system.request_timeout_sec,
-        generation_timeout=system.generation_timeout_sec,
-        load_timeout=system.load_timeout_sec,
-        health_interval=system.health_interval_sec,
-        health_failures=system.health_failures,
-    )
-
-
 def _door_limits(api: ApiConfig) -> DoorLimits:
     connections = api.max_connections
     fitting = connections_that_fit(connections, requests=api.max_open_requests)
@@ -394,9 +362,9 @@ async def _serve(
         async with running(settings, read, access_log, notifier, signals.reload) as router:
             _calm_collector()
 
-            def announce() -> None:
-                _announce(settings, sock, demo)
-                notifier.ready(_serving(settings))
+            def begin() -> None:
+                announce(settings, sock, demo)
+                notifier.ready(serving(settings))
 
             def begin_shutdown() -> None:
                 notifier.stopping(router.settings.system.drain_timeout_sec + _STOP_SEC)
@@ -404,7 +372,7 @@ async def _serve(
 
             server = Server(
                 router.app,
-                on_listening=announce,
+                on_listening=begin,
                 on_exit=begin_shutdown,
                 on_deadline=router.engine.abort_all,
                 on_hurry=router.engine.hurry,
@@ -413,30 +381,6 @@ async def _serve(
             )
             signals.stop = server.exit
             await server.serve(sockets=[sock])
-
-
-def _serving(settings: Settings) -> str:
-    return f"serving {len(settings.models)} model(s)"
-
-
-def _announce(settings: Settings, sock: socket.socket, demo: Path | None) -> None:
-    host, port = sock.getsockname()[:2]
-    address = f"[{host}]" if ":" in host else host
-    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else address}:{port}"
-    _log.info("llama-router %s listens on %s:%d with %d model(s)", __version__, address, port, len(settings.models))
-    _log.info("%s", _who_may_come_in(settings))
-    if demo is not None:
-        sys.stderr.write(welcome(url, next(iter(settings.models)), folder=demo, with_key=bool(settings.keys.clients)))
-
-
-def _who_may_come_in(settings: Settings) -> str:
-    if settings.keys.clients:
-        told = f"{len(settings.keys.clients)} API key(s): clients must present one."
-    elif settings.api.allow_unauthenticated:
-        told = "No API_KEY, and api.allow_unauthenticated is true: everybody who reaches this port is served."
-    else:
-        told = "No API_KEY: only clients on this machine are served."
-    return told if settings.keys.admin is None else f"{told} Managing models needs ADMIN_API_KEY."
 
 
 def _run(main: Coroutine[object, object, None]) -> None:
