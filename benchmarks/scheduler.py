@@ -9,20 +9,9 @@ from collections.abc import Callable, Iterable
 from statistics import median
 
 from benchmarks.figures import HEADINGS, Figure, Goal, table
+from router.core.commands import Command, Grant
 from router.core.scheduler import Scheduler
-from router.core.types import (
-    HOST,
-    Command,
-    Device,
-    DeviceKind,
-    Grant,
-    LeaseId,
-    ModelSpec,
-    Need,
-    Policy,
-    Priority,
-    Ticket,
-)
+from router.core.types import HOST, Device, DeviceKind, LeaseId, ModelSpec, Need, Policy, Priority, Ticket
 
 QUEUED = 10_000
 _SLOTS = 8

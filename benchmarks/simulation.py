@@ -7,25 +7,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from benchmarks.traces import LOAD_SEC, SECONDS, Ask, Loop, Outcome, Trace, Wait
+from router.core.commands import Command, Evicted, Grant, Reject, Start, Stop, WakeAt
 from router.core.scheduler import Scheduler
 from router.core.types import (
     HOST,
-    Command,
     Device,
     DeviceKind,
-    Evicted,
-    Grant,
     LeaseId,
     ModelSpec,
     Need,
     Policy,
-    Reject,
     ReplicaId,
-    Start,
-    Stop,
     Ticket,
     TicketId,
-    WakeAt,
 )
 
 _GIB = 1024**3

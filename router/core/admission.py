@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from router.core.commands import Reject, RejectCode
 from router.core.forecast import expected_wait, shortage
 from router.core.lifecycle import Health
 from router.core.records import Model, State
-from router.core.types import Reject, RejectCode, Ticket
+from router.core.types import Ticket
 
 # Bounds of what a forecast may say in `Retry-After`, in seconds.
 _SOONEST, _LATEST = 1.0, 60.0

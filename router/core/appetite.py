@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from router.core.commands import Evicted
 from router.core.fleet import Fleet
 from router.core.growth import extras
 from router.core.learning import FORESEEN, RAISED, observed_need, outgrown, projected_need, raised_need
 from router.core.lifecycle import ReplicaState
 from router.core.outbox import Outbox
 from router.core.records import Model, Replica, State
-from router.core.types import HOST, DeviceId, DeviceKind, Evicted, Exhaustion
+from router.core.types import HOST, DeviceId, DeviceKind, Exhaustion
 
 
 class Appetite:

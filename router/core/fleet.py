@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from router.core.commands import Start, Stop, WakeAt
 from router.core.growth import extras
 from router.core.lifecycle import ReplicaState
 from router.core.outbox import Outbox
 from router.core.plan import startable
 from router.core.records import Model, Replica, State
-from router.core.types import Placement, Start, Stop, WakeAt
+from router.core.types import Placement
 
 
 class Fleet:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from router.core.commands import Grant, Reject, RejectCode
 from router.core.outbox import Outbox
 from router.core.queue import LazyHeap
 from router.core.records import Model, Replica, Run, State
-from router.core.types import Grant, LeaseId, Reject, RejectCode, Ticket, TicketId
+from router.core.types import LeaseId, Ticket, TicketId
 
 
 class Grants:

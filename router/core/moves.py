@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
+from router.core.commands import Evicted, RejectCode, WakeAt
 from router.core.fleet import Fleet
 from router.core.grants import Grants
 from router.core.outbox import Outbox
 from router.core.plan import plan
 from router.core.records import Model, Replica, State, Want
-from router.core.types import Evicted, RejectCode, WakeAt
 
 
 class Moves:

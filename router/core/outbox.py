@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from router.core.commands import Changed, Command
 from router.core.records import Model
-from router.core.types import Changed, Command
 
 
 class Outbox:

@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from router.core.admission import removed
+from router.core.commands import RejectCode
 from router.core.fleet import Fleet
 from router.core.grants import Grants
 from router.core.growth import extras
 from router.core.outbox import Outbox
 from router.core.records import Model, State, Want
-from router.core.types import ModelSpec, Policy, RejectCode
+from router.core.types import ModelSpec, Policy
 
 
 class Roster:

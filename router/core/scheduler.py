@@ -12,6 +12,7 @@ from typing import Any
 
 from router.core.admission import RETRY_ELSEWHERE, SHUTTING_DOWN, refusal, timed_out
 from router.core.appetite import Appetite
+from router.core.commands import Command, Recycled, RejectCode, WakeAt
 from router.core.fleet import Fleet
 from router.core.forecast import expected_wait, obstacle, shortage
 from router.core.grants import Grants
@@ -26,7 +27,6 @@ from router.core.recycling import outsized
 from router.core.roster import Roster
 from router.core.setbacks import Setbacks
 from router.core.types import (
-    Command,
     Device,
     DeviceId,
     DeviceReading,
@@ -37,12 +37,9 @@ from router.core.types import (
     ModelSpec,
     ModelView,
     Policy,
-    Recycled,
-    RejectCode,
     ReplicaId,
     Ticket,
     TicketId,
-    WakeAt,
 )
 from router.core.view import model_view
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from router.core.appetite import Appetite
+from router.core.commands import RejectCode
 from router.core.grants import Grants
 from router.core.lifecycle import Health, ReplicaState
 from router.core.records import Model, Replica, State, Want
-from router.core.types import Exhaustion, RejectCode
+from router.core.types import Exhaustion
 
 
 class Setbacks:

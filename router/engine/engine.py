@@ -15,27 +15,19 @@ from collections.abc import Collection, Iterable
 
 from router.core.admission import SHUTTING_DOWN
 from router.core.affinity import Marks
+from router.core.commands import Changed, Command, Evicted, Grant, Recycled, Reject, Start, Stop, WakeAt
 from router.core.scheduler import Scheduler
 from router.core.types import (
-    Changed,
-    Command,
     DeviceView,
-    Evicted,
-    Grant,
     LinePlace,
     ModelSpec,
     ModelView,
     Policy,
     Priority,
-    Recycled,
-    Reject,
     ReplicaId,
-    Start,
     Status,
-    Stop,
     Ticket,
     TicketId,
-    WakeAt,
 )
 from router.engine.lease import Lease
 from router.engine.limits import Limits

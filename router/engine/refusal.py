@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from router.core.types import Reject, RejectCode
+from router.core.commands import Reject, RejectCode
 from router.errors import (
     ModelBackingOff,
     ModelEjected,

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from benchmarks.simulation import World
 from benchmarks.traces import Ask
+from router.core.commands import Command, Evicted, Grant
 from router.core.lifecycle import LEAVING, ReplicaState
-from router.core.types import HOST, Command, Device, DeviceKind, Evicted, Grant, ModelSpec, Need, Policy, Priority
+from router.core.types import HOST, Device, DeviceKind, ModelSpec, Need, Policy, Priority
 from tests.support.drive import GIB
 
 REQUESTS = 2_500

@@ -5,32 +5,25 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from router.core.affinity import Marks
+from router.core.commands import Command, Evicted, Grant, Recycled, Reject, Start, Stop, WakeAt
 from router.core.lifecycle import ReplicaState
 from router.core.scheduler import Scheduler
 from router.core.types import (
     HOST,
-    Command,
     Device,
     DeviceId,
     DeviceKind,
     DeviceReading,
-    Evicted,
     Exhaustion,
-    Grant,
     LeaseId,
     ModelSpec,
     Need,
     Policy,
     Priority,
-    Recycled,
-    Reject,
     ReplicaId,
-    Start,
     Status,
-    Stop,
     Ticket,
     TicketId,
-    WakeAt,
 )
 
 GIB = 1024**3

@@ -8,17 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.core.types import (
-    HOST,
-    DeviceKind,
-    DeviceReading,
-    Exhaustion,
-    ModelSpec,
-    Need,
-    Policy,
-    RejectCode,
-    Status,
-)
+from router.core.commands import RejectCode
+from router.core.types import HOST, DeviceKind, DeviceReading, Exhaustion, ModelSpec, Need, Policy, Status
 from tests.support.drive import GIB, Drive, cpu_model, gpu, gpu_model, host
 
 RAM, VRAM = Exhaustion(DeviceKind.HOST), Exhaustion(DeviceKind.GPU)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.core.types import Policy, Priority, RejectCode, Status
+from router.core.commands import RejectCode
+from router.core.types import Policy, Priority, Status
 from tests.support.drive import GIB, Drive, cpu_model
 
 ONE = Policy(max_models=1)

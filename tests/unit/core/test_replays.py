@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from router.core.types import Policy, Priority, RejectCode, Status, Ticket
+from router.core.commands import RejectCode
+from router.core.types import Policy, Priority, Status, Ticket
 from tests.support.drive import Drive, cpu_model
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from router.core.commands import RejectCode
 from router.core.lifecycle import ReplicaState
-from router.core.types import HOST, Need, Policy, Priority, RejectCode, Status
+from router.core.types import HOST, Need, Policy, Priority, Status
 from tests.support.drive import GIB, Drive, cpu_model
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.core.types import HOST, DeviceReading, Need, Policy, Priority, RejectCode, Status
+from router.core.commands import RejectCode
+from router.core.types import HOST, DeviceReading, Need, Policy, Priority, Status
 from tests.support.drive import GIB, Drive, cpu_model, gpu, gpu_model, host
 
 
