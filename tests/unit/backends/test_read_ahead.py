@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from mmap import ACCESS_COPY, PAGESIZE, mmap
 from pathlib import Path
 
 import pytest
@@ -58,19 +60,24 @@ async def test_a_file_that_is_gone_ends_it(files: list[Path], tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux")
-async def test_the_file_is_in_the_page_cache_afterwards(tmp_path: Path) -> None:
+async def test_all_of_the_file_is_in_the_page_cache_afterwards(tmp_path: Path) -> None:
     file = tmp_path / "model"
-    file.write_bytes(os.urandom(1 << 20))
+    file.write_bytes(os.urandom(1 << 20) * 40)
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if cached(file) > 0.1:
+        pytest.skip("this file system lives in memory")
     await read_ahead([file], lambda: 1 << 30)
-    wait_until(lambda: is_cached(file), what="the file in the page cache")
+    wait_until(lambda: cached(file) == 1, what="the file in the page cache")
 
 
-def is_cached(file: Path) -> bool:
-    with file.open("rb") as opened:
-        try:
-            return os.preadv(opened.fileno(), [bytearray(1 << 16)], 0, os.RWF_NOWAIT) > 0
-        except BlockingIOError:
-            return False
+def cached(file: Path) -> float:
+    """The share of its pages that are in the page cache. To ask by reading, even without waiting, has them read."""
+    with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_COPY) as mapped:
+        pages = (ctypes.c_ubyte * -(-len(mapped) // PAGESIZE))()
+        start = ctypes.c_char.from_buffer(mapped)
+        answer = ctypes.CDLL(None).mincore(ctypes.byref(start), ctypes.c_size_t(len(mapped)), pages)
+        del start  # a mapping that is looked into cannot be closed
+        assert answer == 0
+        return sum(page & 1 for page in pages) / len(pages)
