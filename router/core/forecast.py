@@ -5,7 +5,7 @@ from __future__ import annotations
 from router.core.lifecycle import LEAVING, Health, ReplicaState
 from router.core.placement import Shortage, place
 from router.core.records import Model, State
-from router.core.types import Obstacle
+from router.core.types import DeviceView, Obstacle
 
 _MIB = 1024**2
 
@@ -45,8 +45,13 @@ def shortage(state: State, model: Model) -> str:
     devices = [view for view in state.ledger.views() if view.device.id in found.missing]
     faults = [f"{view.device.id} cannot be read: {view.fault}" for view in devices if view.fault]
     others = [f"{view.others // _MIB:,} MiB of {view.device.id} are in use by other processes" for view in devices
-              if not view.fault and view.others >= _MIB]  # fmt: skip
+              if not view.fault and view.others >= _MIB and _is_held_by_others(view)]  # fmt: skip
     return "; ".join([found.message, *faults, *others])
+
+
+def _is_held_by_others(view: DeviceView) -> bool:
+    """Whether there would be more room without them; else it is our own models, or their budget, that leave no more."""
+    return view.available < view.device.capacity - view.booked
 
 
 def _makes_way(state: State, model: Model) -> bool:

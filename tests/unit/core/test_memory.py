@@ -337,6 +337,17 @@ def test_who_waits_for_it_is_told_the_arithmetic() -> None:
     assert drive.scheduler.view("large", drive.now).shortage == "", "nobody wants it any more"
 
 
+def test_others_are_not_named_where_it_is_the_budget_that_is_used_up() -> None:
+    machine = replace(host(64), capacity=8 * GIB)
+    drive = Drive([cpu_model("small", 6), cpu_model("large", 7)], devices=[machine])
+    drive.readings = (DeviceReading(HOST, 64 * GIB, 20 * GIB, 44 * GIB),)
+    drive.usage = {HOST: 6 * GIB}
+    drive.serve("small")
+    drive.ask("large")
+    told = drive.scheduler.view("large", drive.now).shortage
+    assert told == "needs 7,168 MiB on host (2,048 MiB of 8,192 MiB free): 5,120 MiB short on host"
+
+
 def test_a_gpu_that_cannot_be_read_gets_no_new_model() -> None:
     drive = Drive([gpu_model("a", 6), gpu_model("b", 6), gpu_model("c", 20)], devices=[host(64), gpu(0, 24), gpu(1)])
     shown(drive, {}, {"gpu:1": "fell off the bus"})
