@@ -47,7 +47,7 @@ def removed(model: str) -> str:
 
 def timed_out(state: State, model: Model, ticket: Ticket, now: float) -> Reject:
     """What a waiter is told at its deadline."""
-    waited = now - ticket.arrived
+    waited = ticket.waited + now - ticket.arrived
     message = f"No slot of model '{ticket.model}' became free within {waited:.0f} s ({model.status} now)."
     if lacks := shortage(state, model):
         message = f"{message} It waits for room: it {lacks}."

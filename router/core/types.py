@@ -208,6 +208,7 @@ class Ticket:
             once, so neither a full queue nor the pause after a crash turns it away: it waits like those in the queue.
         width: slots that it takes; all of them on a replica that has fewer.
         marks: of the beginnings of its text, the longest last (see `core.affinity`); empty where one replica is all.
+        waited: seconds that its request had waited for slots before, with the pieces of its work that are done.
     """
 
     id: TicketId
@@ -218,6 +219,7 @@ class Ticket:
     again: bool = False
     width: int = 1
     marks: tuple[int, ...] = ()
+    waited: float = 0.0
 
 
 # ---------------------------------------------------------------------------------------------------------------------

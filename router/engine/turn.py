@@ -49,7 +49,7 @@ class Turn:
     """
 
     __slots__ = ("_arrived", "_deadline", "_desk", "_early", "_granted", "_ids", "_marks", "_model", "_priority",
-                 "_ticket", "_width")  # fmt: skip
+                 "_ticket", "_waited", "_width")  # fmt: skip
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Turn:
         self._arrived = arrived
         self._deadline = deadline
         self._ticket: TicketId = 0  # the last one; none has this number
+        self._waited = 0.0  # for the pieces before this one
         self._early: TicketId | None = None  # one whose answer nobody has waited for yet
         self._granted = arrived
 
@@ -95,6 +96,7 @@ class Turn:
         and is not unloaded there.
         """
         now = self._desk.clock()
+        self._waited += self._granted - self._arrived
         self._arrived, self._deadline = now, self._deadline + now - self._granted
         ticket = self._fresh_ticket()
         self._desk.enter(ticket)
@@ -110,8 +112,9 @@ class Turn:
         again = bool(self._ticket)
         self._ticket = ticket = next(self._ids)
         return Ticket(
-            ticket, self._model, self._priority, self._arrived, self._deadline, again, self._width, self._marks
-        )
+            ticket, self._model, self._priority, self._arrived, self._deadline, again, self._width, self._marks,
+            self._waited,
+        )  # fmt: skip
 
     def place(self) -> LinePlace | None:
         """Where it stands in the queue; None when it does not wait."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.types import Obstacle, Policy, Priority
+from router.core.types import Obstacle, Policy, Priority, Ticket
 from tests.support.drive import Drive, cpu_model
 
 ONE = Policy(max_models=1)
@@ -74,6 +74,15 @@ def test_the_place_in_the_line_follows_the_classes() -> None:
     places = [drive.scheduler.place(ticket, drive.now) for ticket in (high, normal, low)]
     assert [place.ahead for place in places if place] == [0, 1, 2]
     assert drive.scheduler.place(1, drive.now) is None
+
+
+def test_a_piece_is_told_how_long_all_of_its_request_has_waited() -> None:
+    drive = used()
+    drive.ask("a")
+    piece = Ticket(99, "a", Priority.NORMAL, drive.now, drive.now + 3, again=True, waited=27)
+    drive.take(drive.scheduler.submit(piece, drive.now))
+    drive.sleep(4)
+    assert drive.rejected[99].message == "No slot of model 'a' became free within 30 s (ready now)."
 
 
 def test_advice_to_come_back_is_a_forecast() -> None:

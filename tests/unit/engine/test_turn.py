@@ -166,6 +166,7 @@ async def test_all_pieces_together_wait_no_longer_than_one_request() -> None:
     assert last.deadline - desk.now == 100 - 10 - 60
     assert [ticket.arrived for ticket in desk.tickets] == [0, 1010, 1015, 1082]
     assert [ticket.again for ticket in desk.tickets] == [False, True, True, True]
+    assert [ticket.waited for ticket in desk.tickets] == [0, 10, 10, 70]
 
 
 @pytest.mark.parametrize("granted", [False, True])
