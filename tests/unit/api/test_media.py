@@ -132,7 +132,7 @@ async def test_pictures_that_are_skipped_hide_nothing() -> None:
 
 
 def test_a_place_has_a_bounded_name() -> None:
-    assert len(place({"x" * 10_000: PICTURE}) or "") <= 220
+    assert len(place({"x" * 10_000: PICTURE}) or "") == 200
 
 
 @pytest.mark.parametrize(
