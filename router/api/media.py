@@ -57,7 +57,7 @@ def refuse_remote_media(text: bytes) -> None:
         raise InvalidRequest("A body with this many values cannot be looked through for addresses of media. Send less.")
     try:
         document = msgspec.json.decode(text.removeprefix(_BOM))
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest("The body cannot be looked through for addresses of media: its JSON is odd.") from error
     if (place := _remote_place(document)) is not None:
         raise RemoteMediaRefused(

@@ -117,8 +117,10 @@ def test_what_is_let_through(document: Any) -> None:
         b"[" * 3000 + b"]" * 3000 + json.dumps(PICTURE).encode(),
         b'{"a":' + b"[" * 3000 + b"]" * 3000 + b"," + json.dumps(PICTURE).encode()[1:],
         b'{"a":[' + b"0," * 250_000 + b"0]," + json.dumps(PICTURE).encode()[1:],
+        b'{"a":"\xff",' + json.dumps(PICTURE).encode()[1:],
+        b'{"a":' + b"9" * 5000 + b"," + json.dumps(PICTURE).encode()[1:],
     ],
-    ids=["cut", "not one", "deep", "many"],
+    ids=["cut", "not one", "deep", "many", "not UTF-8", "long"],
 )
 def test_what_cannot_be_read_to_the_end_is_refused(text: bytes) -> None:
     with pytest.raises(InvalidRequest, match="cannot be looked through"):
