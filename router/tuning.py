@@ -5,6 +5,7 @@ from __future__ import annotations
 from router.config import Settings
 from router.core.types import Policy, Priority
 from router.engine.limits import Limits
+from router.engine.ports import KEEP_TIMEOUT_SEC
 from router.inventory import MIB
 
 
@@ -41,4 +42,5 @@ def limits_of(settings: Settings) -> Limits:
         load_timeout=system.load_timeout_sec,
         health_interval=system.health_interval_sec,
         health_failures=system.health_failures,
+        keep_timeout=KEEP_TIMEOUT_SEC if system.keep_conversations else 0.0,
     )

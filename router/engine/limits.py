@@ -23,6 +23,7 @@ class Limits:
         stop_grace: between TERM and KILL.
         reclaim_timeout: longest wait for a dead replica's memory to be seen free.
         observe_interval: between two readings of the devices.
+        keep_timeout: longest to save or to restore one conversation; 0 where none is kept.
     """
 
     queue_timeout: float = 240.0
@@ -35,6 +36,7 @@ class Limits:
     stop_grace: float = 5.0
     reclaim_timeout: float = 5.0
     observe_interval: float = 2.0
+    keep_timeout: float = KEEP_TIMEOUT_SEC
 
     def patience(self) -> Patience:
         """What the scheduler may expect of the engine at worst."""
@@ -42,6 +44,6 @@ class Limits:
             load=self.load_timeout,
             lease=self.generation_timeout + self.request_timeout,
             stop=self.stop_grace,
-            keep=KEEP_TIMEOUT_SEC,
+            keep=self.keep_timeout,
             reclaim=self.stop_grace + self.reclaim_timeout,  # one that was given up is ended only then
         )
