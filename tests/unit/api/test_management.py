@@ -1,34 +1,15 @@
 """Loading, ejecting and resetting models, and their states."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from router.api.app import create_app
-from router.api.services import Services
 from router.core.types import HOST, Priority, Status
 from router.errors import ModelFailed
-from tests.fakes.board import LLAMA, MIB, QWEN, Board, board_services, client_of, device_view
-
-
-@pytest.fixture
-def board() -> Board:
-    return Board()
-
-
-@pytest.fixture
-def services(board: Board, tmp_path: Path) -> Services:
-    return board_services(board, tmp_path)
-
-
-@pytest.fixture
-async def client(services: Services) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(create_app(services)) as found:
-        yield found
+from tests.fakes.board import LLAMA, QWEN, Board
+from tests.support.views import MIB, device_view
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
