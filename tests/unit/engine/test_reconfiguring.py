@@ -90,13 +90,7 @@ async def test_a_child_that_is_being_ended_gets_less_time_when_there_is_a_hurry(
 
 async def test_a_hurry_tells_those_who_run(bench: Any) -> None:
     async with bench("a") as b:
-
-        async def request() -> None:
-            with await b.engine.lease("a", Priority.NORMAL):
-                await asyncio.Event().wait()
-
-        running = asyncio.create_task(request())
-        await b.until(lambda: b.engine.view("a").busy == 1)
+        running = await b.endless_request()
         b.engine.hurry()
         with pytest.raises(ShuttingDown):
             await running
