@@ -17,6 +17,8 @@ from router.core.types import DeviceId, Placement, Priority
 # What a waiting request of each class is worth when it is chosen whom to load next.
 _WEIGHTS = {Priority.HIGH: 4.0, Priority.NORMAL: 1.0, Priority.LOW: 0.25}
 _SHORTEST_SEC = 1e-3
+# At least half of such a line is done in the load more that its model is given for it.
+_LOADS_OF_A_SHORT_LINE = 2.0
 
 
 @dataclass(slots=True)
@@ -250,14 +252,17 @@ def _base_until(state: State, other: Model, replica: Replica, *, model: Model, w
 def _turn_length(state: State, model: Model, now: float) -> float:
     """Seconds after it became ready for which a model that has work need not yield to a claim that is due.
 
-    Its residency; and up to a load more for a short line that is not low priority: to come back for it takes longer.
+    Its residency. Where that is not set by hand, up to a load more for a line that is neither long nor of low
+    priority: to come back for it takes longer.
     """
     residency, load = state.residency(model), state.load_seconds(model)
     key = model.queue.head_key()
-    if key is None or key > now + state.policy.priority_offsets[Priority.NORMAL]:
+    if state.policy.min_residency is not None or key is None:
+        return residency
+    if key > now + state.policy.priority_offsets[Priority.NORMAL]:
         return residency
     line = model.queue.width * state.service_seconds(model) / model.slots
-    return residency + load if line <= load else residency
+    return residency + load if line <= _LOADS_OF_A_SHORT_LINE * load else residency
 
 
 def _worth(state: State, now: float, model: Model, replica: Replica) -> tuple[float, float]:
