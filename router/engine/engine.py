@@ -241,7 +241,7 @@ class Engine:
 
     def views(self) -> tuple[ModelView, ...]:
         """All models, and those that left the configuration and still hold memory."""
-        return tuple(self.view(name) for name in (*self.names, *self._scheduler.former()))
+        return self._scheduler.views((*self.names, *self._scheduler.former()), self.clock())
 
     def troubles(self) -> tuple[str, ...]:
         """Why the scheduler does not keep its word, each in half a sentence; empty when it does."""
