@@ -24,7 +24,7 @@ from router.api.endpoints import dialect_of
 from router.api.errors import HeadersTooLarge, RequestTimeout
 from router.api.outflow import Outflow
 from router.api.pace import Pace
-from router.api.refusal import check_head, reason_of, refusal
+from router.api.refusal import check_head, refusal, unreadable
 from router.api.scope import address_of, head_size, http_scope
 from router.errors import InvalidRequest, Overloaded, RouterError
 from router.telemetry.connections import Refusal
@@ -127,7 +127,7 @@ class HttpProtocol(asyncio.Protocol):
                 data, self._declined = self._declined + data[upgrade.args[0] :], b""
                 continue
             except HttpParserError as error:
-                self._refuse(*reason_of(error))
+                self._refuse(*unreadable(error))
             else:
                 self._check_bounds()
             break

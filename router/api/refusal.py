@@ -42,7 +42,7 @@ def _check_coding(version: str, coding: bytes) -> None:
         raise UnsupportedEncoding("Of transfer-encodings only `chunked` is accepted; send the body as it is.")
 
 
-def reason_of(error: HttpParserError) -> tuple[RouterError, Refusal]:
+def unreadable(error: HttpParserError) -> tuple[RouterError, Refusal]:
     """Why the parser stopped, in words for people; what a callback raised is told by its own."""
     cause = error.__context__
     if isinstance(cause, Overloaded):
