@@ -10,6 +10,7 @@ from router.core.grants import Grants
 from router.core.outbox import Outbox
 from router.core.plan import plan
 from router.core.records import Model, Replica, State, Want
+from router.core.room import could_fit
 
 
 class Moves:
@@ -44,6 +45,13 @@ class Moves:
             self._out.add(WakeAt(decided.wake))
         self._fleet.start_reserved(now)
         return self._state.next_claim()
+
+    def reconsider(self) -> None:
+        """Who was refused because it could not fit has not failed any more once it could."""
+        for model in self._state.models.values():
+            if model.misfit and could_fit(self._state, model):
+                model.misfit, model.reason = False, ""
+                self._out.touch(model)
 
     def revive(self, replica: Replica, now: float) -> None:
         """A draining replica stays after all, and serves its line."""

@@ -114,3 +114,9 @@ def beside_pinned(state: State, model: Model) -> str | None:
             left[device] -= amount
     found = place(model.need, left, capacity)
     return f"{found.message}; the pinned models stay: {names}" if isinstance(found, Shortage) else None
+
+
+def could_fit(state: State, model: Model) -> bool:
+    """Whether the model could be loaded if all that may go went."""
+    capacity = state.ledger.capacity()
+    return isinstance(place(model.need, capacity, capacity), Placement) and beside_pinned(state, model) is None

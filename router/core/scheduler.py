@@ -244,6 +244,7 @@ class Scheduler:
             if replica_id in self._replicas:
                 self._appetite.observed(self._replicas[replica_id], held, peaks.get(replica_id, _NOTHING))
                 self._recycle(self._replicas[replica_id], now)
+        self._moves.reconsider()
         self._replan(now)
         return self._out.flush()
 
@@ -283,13 +284,9 @@ class Scheduler:
     def reset(self, name: str, now: float) -> list[Command]:
         """Forget a model's failures."""
         model = self._models[name]
-        model.failures.clear()
-        model.setbacks.clear()
-        model.grows_at = -math.inf
         model.lower()
-        model.misfit = False
-        if model.health is not Health.AVAILABLE:
-            self._recover(model)
+        model.forget_failures()
+        self._out.touch(model)
         return self._conclude(now)
 
     def configure(

@@ -348,6 +348,21 @@ def test_others_are_not_named_where_it_is_the_budget_that_is_used_up() -> None:
     assert told == "needs 7,168 MiB on host (2,048 MiB of 8,192 MiB free): 5,120 MiB short on host"
 
 
+def test_what_was_refused_has_not_failed_any_more_once_it_could_fit() -> None:
+    pinned = replace(cpu_model("pinned", 10), pinned=True)
+    drive = Drive([pinned, cpu_model("a", 8), cpu_model("huge", 20)], devices=[host(16)])
+    drive.rest("pinned")
+    refused = [drive.ask("a"), drive.ask("huge")]
+    drive.observe()
+    assert drive.rejected.keys() == set(refused)
+    assert [drive.status("a"), drive.status("huge")] == [Status.FAILED] * 2
+    drive.eject("pinned")
+    drive.exit("pinned")
+    drive.observe()
+    assert [drive.status("a"), drive.status("huge")] == [Status.OFF, Status.FAILED]
+    assert drive.scheduler.view("a", drive.now).reason == ""
+
+
 def test_a_gpu_that_cannot_be_read_gets_no_new_model() -> None:
     drive = Drive([gpu_model("a", 6), gpu_model("b", 6), gpu_model("c", 20)], devices=[host(64), gpu(0, 24), gpu(1)])
     shown(drive, {}, {"gpu:1": "fell off the bus"})

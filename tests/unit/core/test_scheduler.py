@@ -184,6 +184,7 @@ def test_a_model_that_can_never_fit_is_refused_with_the_arithmetic() -> None:
     assert drive.rejected[again].code is RejectCode.TOO_LARGE, "nobody has to reset it"
     drive.reset("huge")
     assert drive.status("huge") is Status.OFF
+    assert drive.scheduler.view("huge", drive.now).reason == ""
 
 
 def test_idle_models_unload() -> None:
