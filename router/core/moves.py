@@ -10,7 +10,7 @@ from router.core.grants import Grants
 from router.core.outbox import Outbox
 from router.core.plan import plan
 from router.core.records import Model, Replica, State, Want
-from router.core.room import could_fit
+from router.core.room import misfit
 
 
 class Moves:
@@ -49,8 +49,12 @@ class Moves:
     def reconsider(self) -> None:
         """Who was refused because it could not fit has not failed any more once it could."""
         for model in self._state.models.values():
-            if model.misfit and could_fit(self._state, model):
-                model.misfit, model.reason = False, ""
+            if not model.misfit:
+                continue
+            why = misfit(self._state, model)
+            reason = f"cannot fit: {why}" if why else ""
+            if model.reason != reason:
+                model.misfit, model.reason = bool(why), reason
                 self._out.touch(model)
 
     def revive(self, replica: Replica, now: float) -> None:

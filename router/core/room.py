@@ -116,7 +116,8 @@ def beside_pinned(state: State, model: Model) -> str | None:
     return f"{found.message}; the pinned models stay: {names}" if isinstance(found, Shortage) else None
 
 
-def could_fit(state: State, model: Model) -> bool:
-    """Whether the model could be loaded if all that may go went."""
+def misfit(state: State, model: Model) -> str:
+    """Why the model could not be loaded even if all that may go went; empty when it could."""
     capacity = state.ledger.capacity()
-    return isinstance(place(model.need, capacity, capacity), Placement) and beside_pinned(state, model) is None
+    found = place(model.need, capacity, capacity)
+    return found.message if isinstance(found, Shortage) else beside_pinned(state, model) or ""

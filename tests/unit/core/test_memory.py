@@ -349,18 +349,22 @@ def test_others_are_not_named_where_it_is_the_budget_that_is_used_up() -> None:
 
 
 def test_what_was_refused_has_not_failed_any_more_once_it_could_fit() -> None:
-    pinned = replace(cpu_model("pinned", 10), pinned=True)
-    drive = Drive([pinned, cpu_model("a", 8), cpu_model("huge", 20)], devices=[host(16)])
-    drive.rest("pinned")
+    pinned = [replace(cpu_model(name, 5), pinned=True) for name in ("p", "q")]
+    drive = Drive([*pinned, cpu_model("a", 12), cpu_model("huge", 20)], devices=[host(16)])
+    drive.rest("p")
+    drive.rest("q")
     refused = [drive.ask("a"), drive.ask("huge")]
     drive.observe()
     assert drive.rejected.keys() == set(refused)
-    assert [drive.status("a"), drive.status("huge")] == [Status.FAILED] * 2
-    drive.eject("pinned")
-    drive.exit("pinned")
-    drive.observe()
-    assert [drive.status("a"), drive.status("huge")] == [Status.OFF, Status.FAILED]
-    assert drive.scheduler.view("a", drive.now).reason == ""
+    for gone, status, told in (("p", Status.FAILED, "the pinned models stay: 'q'"), ("q", Status.OFF, "")):
+        drive.eject(gone)
+        drive.exit(gone)
+        drive.observe()
+        view = drive.scheduler.view("a", drive.now)
+        assert view.status is status
+        assert view.reason.endswith(told)
+    assert view.reason == ""
+    assert drive.status("huge") is Status.FAILED
 
 
 def test_a_gpu_that_cannot_be_read_gets_no_new_model() -> None:
