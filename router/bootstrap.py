@@ -217,6 +217,7 @@ async def running(
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            reloader.close()
             await router.engine.close()
             told = [router.learned.note(view) for view in router.engine.views()]
             if any(told):

@@ -94,7 +94,7 @@ class Reload(Protocol):
     """Reads the configuration anew."""
 
     async def __call__(self) -> Reloaded:
-        """Whatever is unchanged is left alone. Raises ConfigRefused, and then nothing is changed; ShuttingDown."""
+        """Whatever is unchanged is left alone. Raises ConfigRefused, ConfigUnread, ShuttingDown; then nothing is."""
 
 
 @dataclass(slots=True)

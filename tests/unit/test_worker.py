@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from router.devices.worker import Worker
+from router.worker import Worker
 from tests.support.waiting import turn
 
 
@@ -79,7 +79,7 @@ async def test_after_stop_a_call_fails_at_once(worker: Worker) -> None:
 
 HANGS = """
 import asyncio, threading
-from router.devices.worker import Worker
+from router.worker import Worker
 
 async def main():
     try:

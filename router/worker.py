@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -25,7 +24,8 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._calls: queue.Queue[tuple[Callable[[], Any], Future[Any]] | None] = queue.Queue(_MAX_WAITING_CALLS)
-        self._busy_since: float | None = None
+        self._current: Future[Any] | None = None
+        self._waited: tuple[Future[Any] | None, float] = (None, 0.0)  # for which call in vain, and how many seconds
         self._stopped = False
         threading.Thread(target=self._serve, name=name, daemon=True).start()
 
@@ -33,16 +33,21 @@ class Worker:
         """The result of `call`, or what it raises. TimeoutError after `deadline` seconds; the call itself goes on."""
         if self._stopped:
             raise RuntimeError("the worker was stopped")
-        since = self._busy_since
-        if since is not None and time.monotonic() - since > deadline:
+        late, waited = self._waited
+        if late is not None and late is self._current and deadline <= waited:
             raise TimeoutError("an earlier call has not come back")
         future: Future[T] = Future()
         try:
             self._calls.put_nowait((call, future))
         except queue.Full:
             raise TimeoutError("too many calls wait") from None
-        async with asyncio.timeout(deadline):
-            return await asyncio.wrap_future(future)
+        limit = asyncio.timeout(deadline)
+        try:
+            async with limit:
+                return await asyncio.wrap_future(future)
+        finally:
+            if limit.expired():
+                self._waited = (self._current, deadline)
 
     def stop(self) -> None:
         """End the thread after the calls that wait; does not wait for it. Later calls raise RuntimeError."""
@@ -55,10 +60,10 @@ class Worker:
             call, future = item
             if not future.set_running_or_notify_cancel():
                 continue
-            self._busy_since = time.monotonic()
+            self._current = future
             try:
                 future.set_result(call())
             except Exception as error:  # noqa: BLE001  handed to whoever waits
                 future.set_exception(error)
             finally:
-                self._busy_since = None
+                self._current = None
