@@ -15,6 +15,10 @@ T = TypeVar("T")
 _MAX_WAITING_CALLS = 64
 
 
+# Has a call made elsewhere, after those before it; False if it will not be made.
+Post = Callable[[Callable[[], object]], bool]
+
+
 class Worker:
     """One thread that makes blocking calls one after the other.
 
@@ -49,6 +53,17 @@ class Worker:
             if limit.expired():
                 self._waited = (self._current, deadline)
 
+    def post(self, call: Callable[[], object]) -> bool:
+        """Make this call as well, after those that wait; nobody waits for it, so it has to tell of its own mistakes.
+
+        False if it is not made, as too many calls wait or the worker was stopped.
+        """
+        with contextlib.suppress(queue.Full):
+            if not self._stopped:
+                self._calls.put_nowait((call, Future()))
+                return True
+        return False
+
     def stop(self) -> None:
         """End the thread after the calls that wait; does not wait for it. Later calls raise RuntimeError."""
         self._stopped = True
@@ -67,3 +82,23 @@ class Worker:
                 future.set_exception(error)
             finally:
                 self._current = None
+
+
+class Errand:
+    """A call that is made soon after it was asked for: once for all who ask before it begins."""
+
+    def __init__(self, call: Callable[[], object], post: Post) -> None:
+        self._call = call
+        self._post = post
+        self._asked = False
+
+    def ask(self) -> None:
+        """For one thread. What cannot be done now is left for the next who asks."""
+        if not self._asked:
+            self._asked = True  # before it can begin
+            if not self._post(self._make):
+                self._asked = False
+
+    def _make(self) -> None:
+        self._asked = False  # whoever asks from now on means what has changed since
+        self._call()

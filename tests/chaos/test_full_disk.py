@@ -14,7 +14,8 @@ import pytest
 
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.models import Models
-from tests.support.observing import is_alive, read_to_the_end, stream, wait_for_status
+from tests.support.observing import descendants, is_alive, read_to_the_end, stream, wait_for_status
+from tests.support.puppets import puppets
 from tests.support.router import RunningRouter, router
 from tests.support.waiting import wait_until
 
@@ -69,3 +70,18 @@ def test_it_ends_in_order_on_a_full_disk(models: Models, tmp_path: Path) -> None
             running.process.send_signal(signal.SIGTERM)
             assert running.process.wait(timeout=20) == 0
         assert not is_alive(pid)
+
+
+def test_a_disk_that_hangs_under_a_log_holds_up_no_stream_and_not_the_end(tmp_path: Path) -> None:
+    logs = tmp_path / "state" / "logs"
+    logs.mkdir(parents=True)
+    os.mkfifo(logs / "m.log")  # whoever opens it waits until somebody reads
+    with puppets(tmp_path, {"m": ("--token-delay", "0.01")}) as running:
+        with stream(running, "m", max_tokens=30) as response:
+            left = descendants(running)
+            wire, ended = read_to_the_end(response)
+        assert ended
+        assert wire.endswith(b"data: [DONE]\n\n")
+        assert running.stop() == 0
+        assert not any(map(is_alive, left))
+        assert "does not take what is written to it" in running.log
