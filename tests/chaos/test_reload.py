@@ -250,9 +250,11 @@ def test_an_invalid_configuration_changes_nothing(wrong: str, running: RunningRo
     assert running.chat("c").status_code == 200
     assert metric(running, "router_config_reloads_total", result="refused") == refused + 1
     assert metric(running, "router_config_last_success_timestamp_seconds") == taken_at
+    assert metric(running, "router_config_last_reload_successful") == 0
     assert where in running.client.get("/v1/models/status").json()["server"]["reload_refused"]
     done(running, json.loads((running.folder / "first.json").read_text()))
     assert "reload_refused" not in running.client.get("/v1/models/status").json()["server"]
+    assert metric(running, "router_config_last_reload_successful") == 1
 
 
 def test_a_signal_does_it_too(running: RunningRouter) -> None:

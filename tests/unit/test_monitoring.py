@@ -59,6 +59,9 @@ class Rig:
             ),
         )
 
+    def troubles(self) -> tuple[str, ...]:
+        return ()
+
     def devices(self) -> tuple[DeviceView, ...]:
         about = Device(HOST, DeviceKind.HOST, None, "RAM", total=1, capacity=1)
         return (DeviceView(about, total=1, used=0, free=1, booked=0, seen=0, available=1),)
