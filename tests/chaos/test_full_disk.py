@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from router.learned import FILE
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.models import Models
 from tests.support.observing import descendants, is_alive, read_to_the_end, stream, wait_for_status
@@ -85,3 +86,15 @@ def test_a_disk_that_hangs_under_a_log_holds_up_no_stream_and_not_the_end(tmp_pa
         assert running.stop() == 0
         assert not any(map(is_alive, left))
         assert "does not take what is written to it" in running.log
+
+
+def test_a_disk_that_hangs_under_what_was_learned_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    with puppets(tmp_path, {"m": ()}) as running:
+        # Whoever opens it waits until somebody reads.
+        os.mkfifo(tmp_path / "state" / f".{FILE}.{running.process.pid}.tmp")
+        assert running.chat("m").status_code == 200
+        left = descendants(running)
+        assert running.stop() == 0
+        assert not any(map(is_alive, left))
+        assert "what was learned about memory is not kept" in running.log
+        assert "ending though threads hang" in running.log
