@@ -54,6 +54,11 @@ def descendants(router: RunningRouter) -> list[int]:
     return [process.pid for process in psutil.Process(router.process.pid).children(recursive=True)]
 
 
+def wait_for_llama(router: RunningRouter) -> None:
+    """Wait until llama.cpp has said what it can; before that a load waits for it."""
+    wait_until(lambda: router.client.get("/health").json()["llama_server"] != "looking for it", what="llama.cpp")
+
+
 def wait_for_status(router: RunningRouter, model: str, status: str, deadline: float = 15.0) -> dict[str, Any]:
     """Wait until a model is in this state; returns its status."""
     wait_until(lambda: router.status(model)["status"] == status, deadline, f"{model} {status}")
