@@ -94,7 +94,7 @@ class Reload(Protocol):
     """Reads the configuration anew."""
 
     async def __call__(self) -> Reloaded:
-        """What is the same is left alone. Raises ConfigRefused, ConfigUnread or ShuttingDown, and has changed nothing."""
+        """What is the same is left alone. Raises ConfigRefused, ConfigUnread, ShuttingDown, having changed nothing."""
 
 
 @dataclass(slots=True)

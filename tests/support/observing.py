@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -57,6 +59,14 @@ def descendants(router: RunningRouter) -> list[int]:
 def wait_for_llama(router: RunningRouter) -> None:
     """Wait until llama.cpp has said what it can; before that a load waits for it."""
     wait_until(lambda: router.client.get("/health").json()["llama_server"] != "looking for it", what="llama.cpp")
+
+
+def kill_child(router: RunningRouter, model: str) -> int:
+    """End a model's process with SIGKILL, and wait until it is gone; returns its pid."""
+    pid = int(router.status(model)["pid"])
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), what="the child's death")
+    return pid
 
 
 def wait_for_status(router: RunningRouter, model: str, status: str, deadline: float = 15.0) -> dict[str, Any]:
