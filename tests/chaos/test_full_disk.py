@@ -71,11 +71,13 @@ def test_it_ends_in_order_on_a_full_disk(models: Models, tmp_path: Path) -> None
         assert not is_alive(pid)
 
 
-def test_a_disk_that_hangs_under_a_log_holds_up_no_stream_and_not_the_end(tmp_path: Path) -> None:
-    logs = tmp_path / "state" / "logs"
-    logs.mkdir(parents=True)
-    os.mkfifo(logs / "m.log")  # whoever opens it waits until somebody reads
+def test_a_disk_that_hangs_holds_up_no_stream_and_not_the_end(tmp_path: Path) -> None:
+    """Under a model's log, and under what was learned. Whoever opens these pipes waits until somebody reads."""
+    state = tmp_path / "state"
+    (state / "logs").mkdir(parents=True)
+    os.mkfifo(state / "logs" / "m.log")
     with puppets(tmp_path, {"m": ("--token-delay", "0.01")}) as running:
+        os.mkfifo(state / f".{FILE}.{running.process.pid}.tmp")
         with stream(running, "m", max_tokens=30) as response:
             left = descendants(running)
             wire, ended = read_to_the_end(response)
@@ -84,15 +86,5 @@ def test_a_disk_that_hangs_under_a_log_holds_up_no_stream_and_not_the_end(tmp_pa
         assert running.stop() == 0
         assert not any(map(is_alive, left))
         assert "does not take what is written to it" in running.log
-
-
-def test_a_disk_that_hangs_under_what_was_learned_does_not_hold_up_the_end(tmp_path: Path) -> None:
-    with puppets(tmp_path, {"m": ()}) as running:
-        # Whoever opens it waits until somebody reads.
-        os.mkfifo(tmp_path / "state" / f".{FILE}.{running.process.pid}.tmp")
-        assert running.chat("m").status_code == 200
-        left = descendants(running)
-        assert running.stop() == 0
-        assert not any(map(is_alive, left))
         assert "what was learned about memory is not kept" in running.log
         assert "ending though threads hang" in running.log
