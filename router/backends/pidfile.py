@@ -97,7 +97,7 @@ class PidFile:
             leaders = [pid for pid, started in record.children.items() if _alive(pid, started)]
             for pid in leaders:
                 kill_group(pid)
-            # Whose leader ended before it could be written down are found by nothing else.
+            # Those whose leader has ended are found by nothing else.
             strays = kill_marked(record.mark) if record.mark else []
             leftovers = list(dict.fromkeys((*leaders, *strays)))
             for pid in leftovers:
