@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router.backends.llama_server import LlamaServerSpec
+from router.companions import Companions
 from router.config import ModelConfig, Settings, flag_value
 from router.core.estimate import Projection
+from router.core.estimate.run import Flags
 from router.core.placement import unkept
 from router.core.types import Device, ModelSpec, Need
 from router.devices.host import repacked_types
@@ -76,6 +78,10 @@ class Entry:
     def origin(self) -> Origin:
         return Origin(self.files, self.stamps, self.config.flags, self.config.env, self.slots, self.folder)
 
+    @property
+    def companions(self) -> tuple[Path, ...]:
+        return Companions.named(Flags(self.config.flags, self.config.env), self.folder).files
+
     def model_spec(self, settings: Settings) -> ModelSpec:
         max_rss_mb = settings.max_rss_mb(self.name)
         return ModelSpec(
@@ -109,6 +115,7 @@ class Entry:
             env=dict(self.config.env),
             slots=self.slots,
             files=self.files,
+            companions=self.companions,
             has_conversations=not self.config.writes_no_text,
             whole=self.whole,
             contexts=self.contexts,
@@ -125,6 +132,13 @@ def inventory(settings: Settings, *, gpu_available: bool, known: Iterable[Entry]
     machine = Machine(gpu_available, repacked_types(), settings.system.vram_multiplier)
     earlier = {entry.name: entry for entry in known}
     return tuple(_entry(settings, name, machine, earlier.get(name)) for name in settings.models)
+
+
+def renewed(settings: Settings, entry: Entry) -> Entry | None:
+    """An entry as its files are now; None while they are those that were read. Blocking."""
+    if entry.machine is None or _origin(settings, entry.name) == entry.origin:
+        return None
+    return _entry(settings, entry.name, entry.machine, None)
 
 
 def kept_in_vain(specs: Iterable[ModelSpec], devices: Iterable[Device], *, places: int) -> Iterator[str]:
@@ -176,8 +190,9 @@ def _entry(settings: Settings, name: str, machine: Machine, known: Entry | None)
 
 def _origin(settings: Settings, name: str) -> Origin:
     config, files, folder = settings.models[name], settings.model_files(name), working_dir(settings)
-    named = (folder / flag for flag in config.flags if not flag.startswith("-"))
-    stamps = tuple(map(stamp, (*files, *named)))
+    named = [folder / flag for flag in config.flags if not flag.startswith("-")]
+    companions = Companions.named(Flags(config.flags, config.env), folder).files  # also those in lists, and in `env`
+    stamps = tuple(map(stamp, dict.fromkeys((*files, *named, *companions))))
     return Origin(files, stamps, config.flags, config.env, settings.slots(name), folder)
 
 

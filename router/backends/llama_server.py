@@ -47,6 +47,7 @@ class LlamaServerSpec:
         flags: handed to llama-server as they are.
         env: for this child alone.
         files: all parts of the model, if it is more than `model_path`.
+        companions: what its flags have loaded beside it: projector, adapters, draft model.
         has_conversations: it writes text, so that what its slots remember is of use later.
         whole: flags for a load that fits whole, which switch llama.cpp's own fit off; empty where it stays on.
         contexts: tokens over all slots, at least and at most, where the flags leave them open.
@@ -58,6 +59,7 @@ class LlamaServerSpec:
     flags: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    companions: tuple[Path, ...] = ()
     has_conversations: bool = True
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
@@ -285,6 +287,8 @@ class LlamaServerLauncher:
         self._pid_file = PidFile(self._state_dir)
         self._keeping = Keeping(self._state_dir / "conversations", keep_conversations_mb, self._working_dir)
         self._siblings = Siblings()
+        # Asked before each load: whether the model's files are others than its spec was made for.
+        self.renew: Callable[[str], Awaitable[bool]] | None = None
         self._preparing = asyncio.Lock()
         self._reaped = False
 
@@ -321,6 +325,8 @@ class LlamaServerLauncher:
     async def launch(self, model: str, replica: ReplicaId, placement: Placement) -> LlamaServerChild:
         """See `Launcher.launch`."""
         capabilities = await self.prepare()
+        if self.renew is not None and await self.renew(model):
+            raise LaunchError(f"the files of {model} were replaced")
         spec = self._specs.get(model)
         if spec is None:
             raise LaunchError(f"{model} has been removed from the configuration")
@@ -356,7 +362,7 @@ class LlamaServerLauncher:
     async def read_ahead(self, model: str, room: Callable[[], int]) -> None:
         """See `Launcher.read_ahead`."""
         if (spec := self._specs.get(model)) is not None:
-            await read_ahead(spec.all_files, room)
+            await read_ahead((*spec.all_files, *spec.companions), room)
 
     async def _spawn(
         self,

@@ -52,6 +52,15 @@ def test_a_file_that_was_replaced(file: str, folder: Path) -> None:
     assert found.file_bytes > known.file_bytes
 
 
+def test_a_file_that_only_the_environment_or_a_list_names(folder: Path) -> None:
+    for keys in ({"flags": [], "env": {"LLAMA_ARG_MMPROJ": "adapter.gguf"}}, {"flags": ["--lora=x.gguf,adapter.gguf"]}):
+        (folder / "adapter.gguf").write_bytes(b"GGUF")
+        known = listed(folder, **keys)
+        (folder / "adapter.gguf").write_bytes(b"GGUF, another one")
+        assert listed(folder, (known,), **keys).origin != known.origin
+        assert folder / "adapter.gguf" in known.launch_spec().companions
+
+
 def test_the_figures_of_what_has_not_changed_are_taken(folder: Path) -> None:
     known = replace(listed(folder), file_bytes=123)
     assert listed(folder, (known,), pinned=True).file_bytes == 123
