@@ -199,6 +199,7 @@ async def running(
             settings, entries, read=read, gpu_available=gpu_available, holders=router, news=news, asked=asked
         )
         router.services.reload = reloader
+        router.launcher.renew = reloader.renew
         background = [
             asyncio.create_task(_find_llama(router.launcher, info), name="find llama.cpp"),
             asyncio.create_task(_keep_learned(router.services.status, router.learned), name="keep what is learned"),

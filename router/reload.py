@@ -15,10 +15,13 @@ from typing import Protocol
 
 from router.config import Changes, Reloaded, Settings, compare
 from router.errors import ConfigError, ConfigRefused, ShuttingDown
-from router.inventory import Entry, inventory
+from router.inventory import Entry, inventory, renewed
 from router.telemetry.reloads import Reloads
 
 _log = logging.getLogger(__name__)
+
+# A file that is just being written is another one at each look; it is loaded as it is, and its load says what is wrong.
+_NEXT_LOOK_SEC = 5.0
 
 
 class Holders(Protocol):
@@ -73,6 +76,7 @@ class Reloader:
         self._news = news
         self._one_at_a_time = asyncio.Lock()
         self._asked = asked
+        self._renewed_at: dict[str, float] = {}
 
     async def serve(self) -> None:
         """Read it whenever it was `asked` for, until cancelled. What goes wrong is told by the log."""
@@ -92,6 +96,26 @@ class Reloader:
             self._check_open()
             with self._holders.reloading():
                 return await self._reload()
+
+    async def renew(self, name: str) -> bool:
+        """Before a model is loaded: read its files again if they were replaced since they were read.
+
+        Returns whether they were. Then this load, which was planned for the old ones, is being called off, and the
+        next one is planned for those that are there.
+        """
+        async with self._one_at_a_time:
+            now = asyncio.get_running_loop().time()
+            entry = next((one for one in self._entries if one.name == name), None)
+            if entry is None or now - self._renewed_at.get(name, -_NEXT_LOOK_SEC) < _NEXT_LOOK_SEC:
+                return False
+            found = await asyncio.to_thread(renewed, self._settings, entry)
+            if found is None or not self._holders.accepting:
+                return False
+            _log.info("the files of %s were replaced: what it takes is computed anew", name)
+            self._renewed_at[name] = now
+            self._entries = tuple(found if one is entry else one for one in self._entries)
+            self._holders.adopt(self._settings, self._entries, [name])
+            return True
 
     def _check_open(self) -> None:
         if not self._holders.accepting:
