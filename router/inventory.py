@@ -9,7 +9,7 @@ from pathlib import Path
 
 from router.backends.llama_server import LlamaServerSpec
 from router.companions import Companions
-from router.config import ModelConfig, Settings, flag_value
+from router.config import ModelConfig, Settings
 from router.core.estimate import Projection
 from router.core.estimate.run import Flags
 from router.core.placement import unkept
@@ -23,8 +23,6 @@ MIB = 1024**2
 CACHE_RAM_MB = 512
 # What llama-server takes `-1`, "no limit", to be is not bookable; its default is.
 _UNLIMITED_CACHE_RAM_MB = 8192
-
-_CACHE_RAM_FLAGS = ("-cram", "--cache-ram")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ class Entry:
         fingerprint: see `Foresight`.
         parts: the need by place and kind, where the files' headers could be read.
         unreadable: why they could not.
-        whole, contexts, checkpoints: see `Foresight`.
+        whole, contexts, checkpoints, checkpoint_bytes: see `Foresight`.
         stamps, folder: see `Origin`.
         machine: for which it was foreseen.
     """
@@ -70,6 +68,7 @@ class Entry:
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
     checkpoints: int | None = None
+    checkpoint_bytes: int = 0
     stamps: tuple[tuple[int, int], ...] = ()
     folder: Path = Path()
     machine: Machine | None = None
@@ -120,6 +119,7 @@ class Entry:
             whole=self.whole,
             contexts=self.contexts,
             checkpoints=self.checkpoints,
+            checkpoint_bytes=self.checkpoint_bytes,
         )
 
 
@@ -182,6 +182,7 @@ def _entry(settings: Settings, name: str, machine: Machine, known: Entry | None)
         seen.whole,
         seen.contexts,
         seen.checkpoints,
+        seen.checkpoint_bytes,
         origin.stamps,
         origin.folder,
         machine,
@@ -211,7 +212,7 @@ def working_dir(settings: Settings) -> Path:
 
 
 def _cache_ram_mb(config: ModelConfig) -> int:
-    value = flag_value(config.flags, *_CACHE_RAM_FLAGS)
+    value = Flags(config.flags, config.env).text("-cram", "--cache-ram", env="CACHE_RAM")
     if value is None:
         return CACHE_RAM_MB
     try:

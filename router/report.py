@@ -37,7 +37,7 @@ def _row(entry: Entry, free: dict[str, int], capacity: dict[str, int]) -> tuple[
         _mib(entry.file_bytes),
         context if kind != _UNREADABLE else "-",
         str(entry.slots),
-        _mib(entry.need.total + entry.need.reserve),
+        _mib(entry.need.total + entry.need.growth),
         entry.need.source,
         verdict,
         str(entry.files[0]),

@@ -16,7 +16,7 @@ from router.backends.environment import child_environment
 from router.backends.exit_reason import PORT_IN_USE, exhausted, exit_reason, was_killed
 from router.backends.guard_link import Guard
 from router.backends.keeping import Keeping
-from router.backends.llama_argv import build_argv, shortened
+from router.backends.llama_argv import build_argv, names_cache, restrained, shortened
 from router.backends.oom import OomEvidence, OomWitness
 from router.backends.pidfile import PidFile
 from router.backends.port_pool import PortPool, is_shortage, out_of_descriptors
@@ -52,6 +52,7 @@ class LlamaServerSpec:
         whole: flags for a load that fits whole, which switch llama.cpp's own fit off; empty where it stays on.
         contexts: tokens over all slots, at least and at most, where the flags leave them open.
         checkpoints: of the context, for each slot; None leaves llama-server's own number.
+        checkpoint_bytes: of RAM, for one of each slot; 0 where `flags` say how many there are.
     """
 
     model_path: Path
@@ -64,6 +65,7 @@ class LlamaServerSpec:
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
     checkpoints: int | None = None
+    checkpoint_bytes: int = 0
 
     @property
     def all_files(self) -> tuple[Path, ...]:
@@ -79,6 +81,13 @@ class LlamaServerSpec:
         tokens = shortened(self.contexts, self.slots, placement.squeeze)
         words = f"the context was shortened from {self.contexts[1]:,} to {tokens:,} tokens"
         return ("--fit", "off", "-c", str(tokens)), words
+
+    def growth(self, placement: Placement, cache_ram_mb: int | None) -> tuple[int | None, int | None]:
+        """MiB of prompt cache and number of checkpoints that it is told, None for nothing; see `restrained`."""
+        ours = None if names_cache(self.flags, self.env) else cache_ram_mb
+        if not placement.withheld:
+            return ours, self.checkpoints
+        return restrained(placement.withheld, ours, self.checkpoints, self.checkpoint_bytes)
 
 
 class LlamaServerChild:
@@ -346,6 +355,7 @@ class LlamaServerLauncher:
             raise
         _log.info("started %s for %s (replica %d): pid %d, port %d", capabilities.name, model, replica,
                   spawned.process.pid, spawned.port)  # fmt: skip
+        _tell_withheld(model, spec, placement)
         return LlamaServerChild(
             spawned,
             name=capabilities.name,
@@ -423,6 +433,7 @@ class LlamaServerLauncher:
         *,
         spec: LlamaServerSpec,
     ) -> tuple[str, ...]:
+        cache_ram_mb, checkpoints = spec.growth(placement, self._cache_ram_mb)
         return build_argv(
             capabilities,
             alias=model,
@@ -432,8 +443,19 @@ class LlamaServerLauncher:
             flags=spec.flags,
             whole=spec.fit(placement)[0],
             shares=placement.shares,
-            # A command line flag of ours would override what the model's own environment says.
-            cache_ram_mb=None if "LLAMA_ARG_CACHE_RAM" in spec.env else self._cache_ram_mb,
-            checkpoints=spec.checkpoints,
+            cache_ram_mb=cache_ram_mb,
+            checkpoints=checkpoints,
             slot_save_path=slot_save_path,
         )
+
+
+def _tell_withheld(model: str, spec: LlamaServerSpec, placement: Placement) -> None:
+    if not placement.withheld:
+        return
+    amount = -(-placement.withheld // 1024**2)
+    if names_cache(spec.flags, spec.env):
+        _log.warning("%s may take %d MiB more RAM than the budget holds, as its own flags say how large its prompt "
+                     "cache gets: lower its --cache-ram", model, amount)  # fmt: skip
+    else:
+        _log.info("%s gets %d MiB less for its prompt cache and checkpoints, as the budget for RAM holds no more",
+                  model, amount)  # fmt: skip
