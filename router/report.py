@@ -31,6 +31,8 @@ def _device_line(device: Device, free: int) -> str:
 def _row(entry: Entry, free: dict[str, int], capacity: dict[str, int]) -> tuple[str, ...]:
     kind, context = _header(entry)
     verdict = _verdict(entry, free, capacity) if kind != _UNREADABLE else f"no: {context}"
+    if kind != _UNREADABLE and entry.unreadable:
+        verdict += f", by its size alone: {entry.unreadable}"
     return (
         ", ".join((entry.name, *entry.config.aliases)),
         kind,

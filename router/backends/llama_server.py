@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+import stat
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -339,6 +341,7 @@ class LlamaServerLauncher:
         spec = self._specs.get(model)
         if spec is None:
             raise LaunchError(f"{model} has been removed from the configuration")
+        await asyncio.to_thread(_refuse_pipes, (*spec.all_files, *spec.companions))
         place = self._siblings.take(model)
         log = ChildLog(self._state_dir / "logs" / log_file_name(model, place.number))
         keeper: SlotKeeper | None = None
@@ -447,6 +450,14 @@ class LlamaServerLauncher:
             checkpoints=checkpoints,
             slot_save_path=slot_save_path,
         )
+
+
+def _refuse_pipes(files: Iterable[Path]) -> None:
+    """What is there and is no file, llama-server may wait for until its load times out."""
+    for file in files:
+        with suppress(OSError):  # it is gone: llama-server says so
+            if not stat.S_ISREG(file.stat().st_mode):
+                raise LaunchError(f"{file} is not a file")
 
 
 def _tell_withheld(model: str, spec: LlamaServerSpec, placement: Placement) -> None:

@@ -32,6 +32,7 @@ MAX_KEPT_VALUES = 131_072  # of all arrays together; some 36 bytes each in memor
 DEFAULT_ALIGNMENT = 32
 
 _CHUNK = 1024**2
+_MOST_ELEMENTS = 2**63 - 1
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TYPE_NAMES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64")
 _STRING, _ARRAY = 8, 9
@@ -244,7 +245,7 @@ class _Reader:
     def skip_strings(self, count: int) -> None:
         self._skipped += count
         if self._skipped > MAX_SKIPPED_STRINGS:
-            raise _Malformed(f"its arrays hold more than {MAX_SKIPPED_STRINGS:,} strings")
+            raise _Malformed(f"its arrays up to {self.where} hold more than {MAX_SKIPPED_STRINGS:,} strings")
         length_at = _U64.unpack_from
         while count:
             if self._at + 8 > len(self._chunk):
@@ -366,8 +367,8 @@ class _Parser:
         if dims > MAX_DIMS:
             raise _Malformed(f"tensor {name!r} has {dims:,} dimensions; at most {MAX_DIMS} are allowed")
         shape = struct.unpack(f"<{dims}q", self.reader.bytes(8 * dims))
-        if any(length < 0 for length in shape):
-            raise _Malformed(f"tensor {name!r} has the shape {shape}")
+        if any(length < 0 for length in shape) or prod(shape) > _MOST_ELEMENTS:
+            raise _Malformed(f"tensor {name!r} cannot have the shape {shape}")
         return _RawTensor(name, shape, self.reader.number("I"), self.reader.number("Q"))
 
 
