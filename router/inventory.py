@@ -30,7 +30,7 @@ class Origin:
     """Everything that a replica of a model is made from: with another origin it would be another one.
 
     Attributes:
-        stamps: size and time of each of its files, and of those that its flags name.
+        stamps: size and time of each of its files, and of those that its flags name: first of what is `loaded`.
         folder: what relative paths in flags are relative to.
     """
 
@@ -80,6 +80,11 @@ class Entry:
     @property
     def companions(self) -> tuple[Path, ...]:
         return Companions.named(Flags(self.config.flags, self.config.env), self.folder).files
+
+    @property
+    def loaded(self) -> tuple[Path, ...]:
+        """All that goes into memory."""
+        return tuple(dict.fromkeys((*self.files, *self.companions)))
 
     def model_spec(self, settings: Settings) -> ModelSpec:
         max_rss_mb = settings.max_rss_mb(self.name)
@@ -136,7 +141,8 @@ def inventory(settings: Settings, *, gpu_available: bool, known: Iterable[Entry]
 
 def renewed(settings: Settings, entry: Entry) -> Entry | None:
     """An entry as its files are now; None while they are those that were read. Blocking."""
-    if entry.machine is None or _origin(settings, entry.name) == entry.origin:
+    files = entry.loaded
+    if entry.machine is None or tuple(map(stamp, files)) == entry.stamps[: len(files)]:
         return None
     return _entry(settings, entry.name, entry.machine, None)
 
@@ -191,9 +197,9 @@ def _entry(settings: Settings, name: str, machine: Machine, known: Entry | None)
 
 def _origin(settings: Settings, name: str) -> Origin:
     config, files, folder = settings.models[name], settings.model_files(name), working_dir(settings)
+    companions = Companions.named(Flags(config.flags, config.env), folder).files
     named = [folder / flag for flag in config.flags if not flag.startswith("-")]
-    companions = Companions.named(Flags(config.flags, config.env), folder).files  # also those in lists, and in `env`
-    stamps = tuple(map(stamp, dict.fromkeys((*files, *named, *companions))))
+    stamps = tuple(map(stamp, dict.fromkeys((*files, *companions, *named))))
     return Origin(files, stamps, config.flags, config.env, settings.slots(name), folder)
 
 
