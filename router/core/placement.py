@@ -35,7 +35,9 @@ class Shortage:
         return _arithmetic(self.option, self.room, self.capacity, never=self.never)
 
 
-def place(need: Need, free: Mapping[DeviceId, int], capacity: Mapping[DeviceId, int]) -> Placement | Shortage:
+def place(
+    need: Need, free: Mapping[DeviceId, int], capacity: Mapping[DeviceId, int], kept: int = 0
+) -> Placement | Shortage:
     """Place a replica.
 
     In this order: the GPUs that its flags name; the one GPU with the least room that is enough; the fewest that
@@ -48,13 +50,14 @@ def place(need: Need, free: Mapping[DeviceId, int], capacity: Mapping[DeviceId, 
         free: bytes bookable now; negative where more is taken than was booked.
         capacity: bytes bookable on an empty device. Its order numbers the GPUs and breaks ties; a device missing here
             does not exist.
+        kept: bytes of RAM that others never give back, so that growth cannot have them.
     """
     ram = capacity.get(HOST, 0)
     shortened = _shortened(need, ram)
     host = need.host + need.growth - shortened
     room = {device: min(free.get(device, 0), limit) for device, limit in capacity.items()}
     spreads = gpu_spreads(need, room, capacity)
-    options = [_with_host(need, host, spread, ram) for spread in spreads]
+    options = [_with_host(need, host, spread, ram - kept) for spread in spreads]
     if len(options) > 1:
         options.sort(key=lambda option: sum(room[device] for device in option if device != HOST))  # the tightest first
     best = min(options, key=lambda option: sum(_missing(option, room).values()))
