@@ -9,7 +9,7 @@ from pathlib import Path
 
 from router.backends.llama_server import LlamaServerSpec
 from router.companions import Companions
-from router.config import ModelConfig, Settings
+from router.config import ModelConfig, Settings, flag_value
 from router.core.estimate import Projection
 from router.core.estimate.run import Flags
 from router.core.placement import unkept
@@ -23,6 +23,8 @@ MIB = 1024**2
 CACHE_RAM_MB = 512
 # What llama-server takes `-1`, "no limit", to be is not bookable; its default is.
 _UNLIMITED_CACHE_RAM_MB = 8192
+
+_CACHE_RAM_FLAGS = ("-cram", "--cache-ram")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +220,7 @@ def working_dir(settings: Settings) -> Path:
 
 
 def _cache_ram_mb(config: ModelConfig) -> int:
-    value = Flags(config.flags, config.env).text("-cram", "--cache-ram", env="CACHE_RAM")
+    value = flag_value(config.flags, *_CACHE_RAM_FLAGS)
     if value is None:
         return CACHE_RAM_MB
     try:
