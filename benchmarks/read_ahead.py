@@ -62,20 +62,16 @@ async def run(folder: Path, *, drain: float, rounds: int) -> str:
         base_port=free_port(),
         binary=Path(binary) if binary else None,
     )
-    ways = {
-        "nothing": (False, 0.0),
-        f"read ahead for {drain:g} s": (False, drain),
-        "all of it in the cache": (True, 0.0),
-    }
+    ways = {"nothing": (False, 0.0), f"read ahead for {drain:g} s": (False, drain), "all in the cache": (True, 0.0)}
     rows = []
     try:
         await launcher.prepare()
         for name, (cached, ahead) in ways.items():
             found = [await measure(launcher, file, cached=cached, drain=ahead) for _ in range(rounds)]
-            rows.append((name, f"{median(found):.2f} s", f"{min(found):.2f} – {max(found):.2f} s"))
+            rows.append((name, f"{median(found):.2f} s", f"{min(found):.2f} to {max(found):.2f} s"))
     finally:
         await launcher.close()
-    return table(("before the load", "spawn to ready", "least – most"), rows)
+    return table(("before the load", "spawn to ready", "least to most"), rows)
 
 
 def main() -> int:
