@@ -2,7 +2,7 @@
 
     python -m benchmarks.read_ahead [--folder DIR] [--drain 2] [--rounds 3]
 
-A model of some 500 MiB is taken out of the page cache and loaded by the real launcher and a real llama-server
+A model of some 470 MiB is taken out of the page cache and loaded by the real launcher and a real llama-server
 (`LLAMA_SERVER_PATH`; without one the embedded llama.cpp): at once, after it was read ahead for as long as a victim
 takes to drain, and once more with all of it in the cache. What is shown is the median time from the spawn to the
 readiness. It is the disk below `--folder` that is measured; a cgroup with a bound for reads (`io.max`) makes a slow one
