@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from router.config import Changes, Reloaded, Settings, compare
-from router.errors import ConfigError, ConfigRefused, ShuttingDown
+from router.errors import ConfigError, ConfigRefused, Problem, ShuttingDown
 from router.inventory import Entry, inventory
 from router.telemetry.reloads import Reloads
 
@@ -97,9 +97,17 @@ class Reloader:
         if not self._holders.accepting:
             raise ShuttingDown("The router is shutting down.", retry_after=5)
 
+    def _check_source(self, new: Settings) -> None:
+        """A file that is gone must not pass for the wish to serve nothing, or something else."""
+        source = self._settings.source
+        if source is not None and new.source is None:
+            hint = "put it back; to serve without one, restart the router"
+            raise ConfigError(str(source), [Problem("", "the file is gone", hint)])
+
     async def _reload(self) -> Reloaded:
         try:
             new = await asyncio.to_thread(self._read)
+            self._check_source(new)
         except ConfigError as error:
             self._news.refused(str(error))
             raise ConfigRefused(f"Configuration refused, the old one holds. {error}") from error

@@ -254,6 +254,18 @@ def test_an_invalid_configuration_changes_nothing(wrong: str, running: RunningRo
     assert "reload_refused" not in running.client.get("/v1/models/status").json()["server"]
 
 
+def test_a_file_that_is_gone_changes_nothing(running: RunningRouter) -> None:
+    """As it is while an editor or a deployment puts another in its place."""
+    assert running.chat("a").status_code == 200
+    pid = running.status("a")["pid"]
+    (running.folder / "config.json").unlink()
+    error = expect_error(reload(running), 400, code="config_refused")
+    assert "config.json" in error["message"]
+    assert "the file is gone" in error["message"]
+    assert running.status("a")["pid"] == pid
+    done(running, json.loads((running.folder / "first.json").read_text()))
+
+
 def test_a_signal_does_it_too(running: RunningRouter) -> None:
     document = configuration(running)
     document["models"]["by-signal"] = puppet(running.folder)
