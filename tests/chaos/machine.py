@@ -92,7 +92,6 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(model=models, change=st.sampled_from(["nothing", "flags", "invalid"]))
     def reload(self, model: str, change: str) -> None:
-        """Refused with 404, and changes nothing, where the router cannot do it."""
         self.world.reload(model, change)
 
     # -- children ----------------------------------------------------------------------------------------------------

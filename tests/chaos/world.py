@@ -129,9 +129,10 @@ class World:
             self.signal(child, signal.SIGCONT)
         for child in self.children():
             child.tell(**HEALTHY)
-        for model in MODELS:
-            assert self.running.client.post(f"/v1/models/{model}/reset").status_code == 200
         self._wait(self._open_requests, "some requests never end", LAST)
+        self.check()
+        for model in MODELS:  # only now: one that was stopped may have died of a signal that it was sent before
+            assert self.running.client.post(f"/v1/models/{model}/reset").status_code == 200
         self.check()
 
     def empty(self) -> None:
