@@ -62,7 +62,8 @@ class World:
 
     def ask(self, model: str, *, tokens: int = 5, stream: bool = True, text: str = "Hi", **headers: str) -> Asked:
         body = {"model": model, "max_tokens": tokens, "stream": stream, "messages": [{"role": "user", "content": text}]}
-        return self._send(Asked(self.running.url, "POST", "/v1/chat/completions", body, **headers))
+        last = next(self._numbers) % 2 == 0  # both ways for a connection to go on
+        return self._send(Asked(self.running.url, "POST", "/v1/chat/completions", body, last=last, **headers))
 
     def ask_half(self, model: str) -> None:
         """Send a part of a request and hang up."""
@@ -81,6 +82,8 @@ class World:
         elif change == "invalid":
             config["models"][model]["flogs"] = []
         self._write_config(json.dumps(config))
+        if change == "gone":
+            (self.running.folder / "config.json").unlink()
         self.manage("/v1/reload")
 
     def _write_config(self, text: str) -> None:
