@@ -97,17 +97,18 @@ class Reloader:
         if not self._holders.accepting:
             raise ShuttingDown("The router is shutting down.", retry_after=5)
 
-    def _check_source(self, new: Settings) -> None:
-        """A file that is gone must not pass for the wish to serve nothing, or something else."""
-        source = self._settings.source
-        if source is not None and new.source is None:
-            hint = "put it back; to serve without one, restart the router"
-            raise ConfigError(str(source), [Problem("", "the file is gone", hint)])
+    def _check_files(self, new: Settings) -> None:
+        """A file that is gone must not pass for the wish to serve nothing, or for that to ask for no key."""
+        old = self._settings
+        for before, now in ((old.source, new.source), (old.dotenv, new.dotenv)):
+            if before is not None and now is None:
+                hint = "put it back; to go on without it, restart the router"
+                raise ConfigError(str(before), [Problem("", "the file is gone", hint)])
 
     async def _reload(self) -> Reloaded:
         try:
             new = await asyncio.to_thread(self._read)
-            self._check_source(new)
+            self._check_files(new)
         except ConfigError as error:
             self._news.refused(str(error))
             raise ConfigRefused(f"Configuration refused, the old one holds. {error}") from error

@@ -203,8 +203,12 @@ def test_a_key_in_the_environment_file_holds_at_once(running: RunningRouter) -> 
         expect_error(running.chat("a"), 401)
         headers = {"authorization": "Bearer first-key"}
         assert running.chat("a", headers=headers).status_code == 200
-    finally:
         dotenv.unlink()
+        gone = running.client.post("/v1/reload", headers=headers)
+        assert "/.env: 1 problem\n  - the file is gone" in expect_error(gone, 400, code="config_refused")["message"]
+        expect_error(running.chat("a"), 401)
+    finally:
+        dotenv.write_text("")
         running.client.post("/v1/reload", headers={"authorization": "Bearer first-key"})
     assert running.chat("a").status_code == 200
     assert "first-key" not in running.log
