@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from tests.support.wire import messages
 
 _RESET = struct.pack("ii", 1, 0)
+_NAMED = re.compile(rb'"model": ?"([^"]*)"')
 
 
 class Asked:
@@ -34,6 +36,7 @@ class Asked:
         self.left = False
         self.closed = False
         self._last = last
+        self._model = body.get("model")
         self._raw = bytearray()
         self._socket = socket.create_connection((address.hostname, address.port or 80), timeout=10)
         content = json.dumps(body).encode()
@@ -77,6 +80,8 @@ class Asked:
         if not answers:
             return self._fault_of_break()
         (answer,) = answers
+        if self._model and (others := set(_NAMED.findall(answer.body)) - {self._model.encode()}):
+            return f"answered for somebody else, who had asked {others}"
         whole = answer.header("content-type").startswith("text/event-stream")
         if whole and not answer.body.endswith(b"data: [DONE]\n\n"):
             return f"a stream ends like a whole one, without having been told: {answer.body[-200:]!r}"
