@@ -25,6 +25,7 @@ from tests.support.waiting import wait_until
 
 MODELS = {"a": 2, "b": 1, "c": 3}  # slots
 MOST = {"a": 1, "b": 2, "c": 1}  # replicas
+FORKS = {"c": ["--fork-grandchild"]}  # each of its children has one
 POISON = "poison"  # kills whoever is asked it
 SOON = 15.0
 LAST = 30.0  # a queue's timeout, a load's, a stall's, and some
@@ -279,7 +280,7 @@ def world(folder: Path) -> Iterator[World]:
         models = {
             name: {
                 "model_path": str(file),
-                "flags": ["-np", str(slots), "--control", str(port.path)],
+                "flags": ["-np", str(slots), "--control", str(port.path), *FORKS.get(name, [])],
                 "env": {"CHAOS": str(port.path)},
                 "max_replicas": MOST[name],
             }
