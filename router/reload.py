@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from router.config import Changes, Reloaded, Settings, compare
-from router.errors import ConfigError, ConfigRefused, ConfigUnread, ShuttingDown
+from router.errors import ConfigError, ConfigRefused, ConfigUnread, Problem, ShuttingDown
 from router.inventory import Entry, inventory, renewed
 from router.telemetry.reloads import Reloads
 from router.worker import Worker
@@ -137,9 +137,18 @@ class Reloader:
         if not self._holders.accepting:
             raise ShuttingDown("The router is shutting down.", retry_after=5)
 
+    def _check_files(self, new: Settings) -> None:
+        """A file that is gone must not pass for the wish to serve nothing, or for that to ask for no key."""
+        old = self._settings
+        for before, now in ((old.source, new.source), (old.dotenv, new.dotenv)):
+            if before is not None and now is None:
+                hint = "put it back; to go on without it, restart the router"
+                raise ConfigError(str(before), [Problem("", "the file is gone", hint)])
+
     async def _reload(self) -> Reloaded:
         try:
             new = await self._off_the_loop(self._read, f"Reading {self._settings.source or 'the settings'}")
+            self._check_files(new)
         except ConfigError as error:
             self._news.refused(str(error))
             raise ConfigRefused(f"Configuration refused, the old one holds. {error}") from error

@@ -230,8 +230,12 @@ def test_a_key_in_the_environment_file_holds_at_once(running: RunningRouter) -> 
         expect_error(running.chat("a"), 401)
         headers = {"authorization": "Bearer first-key"}
         assert running.chat("a", headers=headers).status_code == 200
-    finally:
         dotenv.unlink()
+        gone = running.client.post("/v1/reload", headers=headers)
+        assert "/.env: 1 problem\n  - the file is gone" in expect_error(gone, 400, code="config_refused")["message"]
+        expect_error(running.chat("a"), 401)
+    finally:
+        dotenv.write_text("")
         running.client.post("/v1/reload", headers={"authorization": "Bearer first-key"})
     assert running.chat("a").status_code == 200
     assert "first-key" not in running.log
@@ -281,6 +285,18 @@ def test_an_invalid_configuration_changes_nothing(wrong: str, running: RunningRo
     done(running, json.loads((running.folder / "first.json").read_text()))
     assert "reload_refused" not in running.client.get("/v1/models/status").json()["server"]
     assert metric(running, "router_config_last_reload_successful") == 1
+
+
+def test_a_file_that_is_gone_changes_nothing(running: RunningRouter) -> None:
+    """As it is while an editor or a deployment puts another in its place."""
+    assert running.chat("a").status_code == 200
+    pid = running.status("a")["pid"]
+    (running.folder / "config.json").unlink()
+    error = expect_error(reload(running), 400, code="config_refused")
+    assert "config.json" in error["message"]
+    assert "the file is gone" in error["message"]
+    assert running.status("a")["pid"] == pid
+    done(running, json.loads((running.folder / "first.json").read_text()))
 
 
 def test_a_signal_does_it_too(running: RunningRouter) -> None:
