@@ -9,9 +9,9 @@ from pathlib import Path
 
 # Small enough to stop soon.
 PIECE = 32 * 1024**2
-# For one such call Linux reads no more than its device reads ahead (`read_ahead_kb`), and drops the rest without a
-# word; that is 128 KiB where nobody has changed it.
-_AT_ONCE = 128 * 1024
+# Of one advice Linux reads no more than the disk's own read-ahead or its largest request, and drops the rest without a
+# word (`force_page_cache_ra`). It is 128 KiB for a disk that nobody has tuned, and for network file systems.
+_ADVICE = 128 * 1024
 
 
 async def read_ahead(files: Sequence[Path], room: Callable[[], int]) -> None:
@@ -32,14 +32,16 @@ async def read_ahead(files: Sequence[Path], room: Callable[[], int]) -> None:
                 length = min(PIECE, size - start)
                 if done + length > room():
                     return
-                await asyncio.to_thread(_read, file, start, start + length)
+                await asyncio.to_thread(_read, file, start, length)
                 done += length
         except OSError:
             return  # its load will say why
 
 
-def _read(file: Path, start: int, end: int) -> None:
-    """Opens it anew each time: the thread goes on when nobody waits for it any more."""
-    with file.open("rb", buffering=0) as opened:
-        for offset in range(start, end, _AT_ONCE):
-            os.posix_fadvise(opened.fileno(), offset, min(_AT_ONCE, end - offset), os.POSIX_FADV_WILLNEED)
+def _read(file: Path, start: int, length: int) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        for position in range(start, start + length, _ADVICE):
+            os.posix_fadvise(descriptor, position, min(_ADVICE, start + length - position), os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(descriptor)

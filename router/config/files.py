@@ -87,7 +87,7 @@ def _check(file: Path, root: Path | None) -> None:
     try:
         real = file.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-        raise _unreachable(file, error) from error
+        raise _missing(file, error) from error
     if root is not None and not real.is_relative_to(root.resolve()):
         raise FileRefused(f"a link leads out of {root} to {real}", "write the absolute path of the target")
     if not real.is_file():
@@ -96,11 +96,11 @@ def _check(file: Path, root: Path | None) -> None:
         raise FileRefused(f"not readable for this user: {file}")
 
 
-def _unreachable(file: Path, error: OSError | RuntimeError) -> FileRefused:
+def _missing(file: Path, error: OSError | RuntimeError) -> FileRefused:
     if isinstance(error, RuntimeError) or error.errno == errno.ELOOP:
-        return FileRefused(f"a link leads back to itself: {file}")
-    if os.path.islink(file):  # noqa: PTH114  as `is_file` above
-        return FileRefused(f"a link to what is not there: {file} leads to {file.readlink()}")
+        return FileRefused(f"its links lead in a circle: {file}")
+    if file.is_symlink():
+        return FileRefused(f"a link to nothing: {file} leads to {file.readlink()}")
     return FileRefused(f"no such file: {file}", _nearest(file))
 
 
