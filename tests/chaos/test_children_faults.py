@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from router.backends.llama_server import LlamaServerLauncher, LlamaServerSpec
@@ -22,6 +23,7 @@ from router.core.types import HOST, DeviceKind, Exhaustion, Placement
 from router.engine.ports import LaunchError
 from router.state_lock import state_lock
 from tests.fakes.fake_binary import make_fake_binary
+from tests.support.control import control
 from tests.support.observing import in_background, is_alive, metric, wait_for_queue
 from tests.support.router import ROOT, free_port, router
 from tests.support.waiting import wait_until
@@ -45,28 +47,70 @@ def entry(tmp_path: Path, *flags: str, **more: Any) -> dict[str, Any]:
     return {"model_path": str(model), "flags": list(flags), **more}
 
 
-# --- stopped
+# --- there, and at a standstill
 
 
-def test_a_stopped_child_is_replaced_and_loses_no_request(tmp_path: Path) -> None:
-    models = {"m": entry(tmp_path, "--prefill-delay", "1"), "other": entry(tmp_path)}
-    with router(tmp_path, models, system={"restart_grace_sec": 0.001}, env=fakes(tmp_path)) as running:
-        assert running.chat("m").status_code == 200
-        pid = int(running.status("m")["pid"])
-        with in_background(2) as pool:
-            at_work = pool.submit(running.chat, "m")
-            wait_until(lambda: running.status("m").get("busy") == 1, what="the request's slot")
-            queued = pool.submit(running.chat, "m")
-            wait_for_queue(running, "m", 1)
+@pytest.mark.skipif(sys.platform != "linux", reason="threads as Linux has them")
+def test_children_at_a_standstill_are_replaced_and_lose_no_request(tmp_path: Path) -> None:
+    """One was stopped, one is a zombie that a thread keeps from being waited for, as one does that hangs in a driver."""
+    words = {
+        "stopped": "its process was stopped by a signal (SIGSTOP)",
+        "zombie": "its process has ended, and yet it is not gone (a zombie)",
+    }
+    with control(tmp_path) as port, in_background(5) as pool:
+        slow = entry(tmp_path, "--prefill-delay", "0.7", "--control", str(port.path))
+        models = {"stopped": slow, "zombie": slow, "other": entry(tmp_path)}
+        with router(tmp_path, models, system={"restart_grace_sec": 0.001}, env=fakes(tmp_path)) as running:
+            for model in words:
+                assert running.chat(model).status_code == 200
+            children = {child.model: child for child in port.children}
+            asked = []
+            for model in words:
+                asked.append(pool.submit(running.chat, model))
+                wait_until(lambda: running.status(model).get("busy") == 1, what="the request's slot")  # noqa: B023
+                asked.append(pool.submit(running.chat, model))
+                wait_for_queue(running, model, 1)
             began = time.monotonic()
-            os.kill(pid, signal.SIGSTOP)
+            os.kill(children["stopped"].pid, signal.SIGSTOP)
+            pool.submit(children["zombie"].do, "become_zombie")
+            wait_until(lambda: psutil.Process(children["zombie"].pid).status() == psutil.STATUS_ZOMBIE, what="a zombie")
             assert running.chat("other").status_code == 200
-            wait_until(lambda: not is_alive(pid), deadline=10, what="the end of the stopped child")
-            assert at_work.result().status_code == queued.result().status_code == 200
+            for child in children.values():
+                wait_until(lambda: not psutil.pid_exists(child.pid), 10, "the end of a child")  # noqa: B023
+            assert [answer.result().status_code for answer in asked] == [200] * 4
             assert time.monotonic() - began < 10
-        assert running.status("m")["pid"] != pid
-        assert metric(running, "router_restarts_total", model="m") == 1
-        assert "its process was stopped by a signal (SIGSTOP)" in running.log
+            for model, why in words.items():
+                assert metric(running, "router_restarts_total", model=model) == 1
+                assert why in running.log
+
+
+# --- what they leave
+
+
+def test_of_children_and_their_offspring_nothing_is_left_not_even_zombies(tmp_path: Path) -> None:
+    """Each has a grandchild that lives and three that have ended and that it waits for as little as for its own end."""
+    with control(tmp_path) as port:
+        m = entry(tmp_path, "--control", str(port.path))
+        with router(tmp_path, {"crashing": m, "ejected": m}, env=fakes(tmp_path)) as running:
+            families = []
+            for model in running.models:
+                assert running.chat(model).status_code == 200
+                port.children[-1].do("fork")
+                port.children[-1].do("fork_zombies", 3)
+                families.append(psutil.Process(port.children[-1].pid).children(recursive=True))
+            family = [one for each in families for one in each]
+            assert [is_alive(one.pid) for one in family].count(True) == len(family) - 6 == 2
+            os.kill(port.children[0].pid, signal.SIGKILL)
+            running.client.post("/v1/models/eject", json={"model": "ejected"})
+            for child in port.children:
+                wait_until(lambda: not psutil.pid_exists(child.pid), 1, "the child's end")  # noqa: B023
+            wait_until(lambda: not any(is_alive(one.pid) for one in family), 1, "the end of its offspring")
+            wait_until(lambda: not zombies_of(running.process.pid), 1, "that all were waited for")
+
+
+def zombies_of(pid: int) -> list[int]:
+    """Those that it has not waited for."""
+    return [child.pid for child in psutil.Process(pid).children() if child.status() == psutil.STATUS_ZOMBIE]
 
 
 # --- without a token, and only slow
