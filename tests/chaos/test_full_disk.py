@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -17,14 +16,14 @@ import psutil
 import pytest
 
 from tests.fakes.fake_binary import make_fake_binary
+from tests.support.containment import contained
 from tests.support.models import Models
 from tests.support.observing import is_alive, read_to_the_end, stream, wait_for_status
-from tests.support.router import ROOT, RunningRouter, router
+from tests.support.router import RunningRouter, router
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="by prlimit, or by a mount namespace")
 
-SMALL_DISK = str(ROOT / "tests" / "fakes" / "small_disk_router.py")
 MIB = 4
 
 
@@ -83,10 +82,9 @@ def disk(request: pytest.FixtureRequest, models: Models, tmp_path: Path) -> Iter
         return
     mounted = tmp_path / "disk"
     mounted.mkdir()
-    tried = subprocess.run([sys.executable, SMALL_DISK, str(mounted), "0"], capture_output=True, text=True, check=False)
-    if tried.returncode:
-        pytest.skip(tried.stderr.strip())
-    program = (SMALL_DISK, str(mounted), str(MIB))
+    program, obstacle = contained("disk", str(mounted), str(MIB))
+    if obstacle:
+        pytest.skip(obstacle)
     with router(tmp_path, configured, system={**system, "state_dir": "disk/state"}, env=env, program=program) as running:
         inside = Path(f"/proc/{running.process.pid}/root{mounted}")
         yield Disk(running, partial(no_room, inside), inside)
