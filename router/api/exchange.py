@@ -142,9 +142,14 @@ class _Talk:
     async def _ask(self, upstream: Upstream, watch: DisconnectWatch) -> None:
         """Relay a call that takes no slot, so that nobody else sees to it that its answer begins."""
         limit, loop = self._services.settings.system.request_timeout_sec, asyncio.get_running_loop()
+
+        def give_up_unless_begun() -> None:
+            if not self.answer.started:
+                deadline.reschedule(loop.time())
+
         try:
             async with asyncio.timeout(None) as deadline:
-                late = loop.call_later(limit, lambda: self.answer.started or deadline.reschedule(loop.time()))
+                late = loop.call_later(limit, give_up_unless_begun)
                 try:
                     await relay(upstream, self._order.call, self.answer, watch)
                 finally:

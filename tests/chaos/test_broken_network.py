@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="half-closed soc
 
 STALLS_AFTER = 1.0  # seconds, without progress
 TOKENS = 10
-PACE = ("-np", "3", "--token-delay", "0.01")
+PACE = 0.01  # seconds a token
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def whole_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
             port.plan("m", port=elsewhere)
 
         port.met = stand_between
-        flags = (*PACE, "--control", str(port.path))
+        flags = ("-np", "3", "--token-delay", str(PACE), "--control", str(port.path))
         running = stack.enter_context(puppets(folder, {"m": flags}, system={"request_timeout_sec": STALLS_AFTER}))
         assert running.chat("m").status_code == 200
         yield Line(running, proxies[0], port.children[0])
@@ -107,9 +107,11 @@ def test_a_cut_line_costs_only_a_stream_that_has_begun(line: Line, fault: Callab
 
 def test_what_a_line_swallows_is_given_up(line: Line) -> None:
     asked = line.asked()
+    line.child.tell(token_delay=0.3)
     with stream(line.running, "m", max_tokens=TOKENS) as response:
         with line.unheard() as answers:
             line.proxy.swallow()
+            line.child.tell(token_delay=PACE)  # it ends what it is at, and nobody hears of it
             # On a connection that was kept, and of which nobody knows yet that it leads nowhere.
             expect_error(line.running.client.get("/props?model=m"), 504, code="upstream_stalled")
         wire, ended = read_to_the_end(response)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -19,14 +20,13 @@ import pytest
 
 from router.backends.llama_server import LlamaServerLauncher, LlamaServerSpec
 from router.backends.oom import OomEvidence, OomWitness
-from router.core.types import HOST, DeviceKind, Exhaustion, Placement
-from router.engine.ports import LaunchError
+from router.core.types import HOST, Placement
 from router.state_lock import state_lock
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.containment import contained
 from tests.support.control import control
 from tests.support.observing import in_background, is_alive, metric, wait_for_queue
-from tests.support.router import ROOT, RUN, free_port, router
+from tests.support.router import ROOT, RUN, RunningRouter, free_port, router
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -53,7 +53,7 @@ def entry(tmp_path: Path, *flags: str, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads as Linux has them")
 def test_children_at_a_standstill_are_replaced_and_lose_no_request(tmp_path: Path) -> None:
-    """One was stopped, one is a zombie that a thread keeps from being waited for, as one does that hangs in a driver."""
+    """One was stopped; one is a zombie that a thread keeps from being waited for, as if it hung in a driver."""
     words = {
         "stopped": "its process was stopped by a signal (SIGSTOP)",
         "zombie": "its process has ended, and yet it is not gone (a zombie)",
@@ -217,22 +217,29 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
         await launcher.close()
 
 
-async def test_a_child_killed_for_its_memory_is_reported_as_such(
-    launch: Launch, small_cgroup: Path, tmp_path: Path
+def test_a_load_that_the_kernel_kills_for_its_memory_is_named_and_tried_with_more(
+    small_cgroup: Path, tmp_path: Path
 ) -> None:
-    fake = make_fake_binary(tmp_path, name="fake")
+    """The first child is moved to a cgroup that is too small for it, so that it gets no further than that."""
+    fake, first = make_fake_binary(tmp_path, name="fake"), tmp_path / "first"
     glutton = shlex.join([sys.executable, "-I", "-S", "-c", "x = bytearray(1 << 30)"])
     binary = tmp_path / "llama-server"
     binary.write_text(
-        f'#!/bin/sh\ncase "$*" in *--version*|*--help*) exec {fake} "$@";; esac\n'
-        f"echo $$ > {small_cgroup}/cgroup.procs\nexec {glutton}\n"
+        f'#!/bin/sh\ncase "$*" in *--port*) if mkdir {first}; then echo $$ > {small_cgroup}/cgroup.procs && '
+        f'exec {glutton}; fi;; esac 2>/dev/null\nexec {fake} "$@"\n'
     )
     binary.chmod(0o755)
-    child = await launch(binary).launch("m", 1, Placement({HOST: 1}))
-    with pytest.raises(LaunchError, match=r"was killed by SIGKILL: (probably )?out of memory, (as|by) "):
-        await child.ready()
-    assert (await child.wait()).exhausted == Exhaustion(DeviceKind.HOST)
-    await child.stop(grace=0)
+    with router(tmp_path, {"m": entry(tmp_path)}, env={"LLAMA_SERVER_PATH": str(binary)}) as running:
+        before = host_bytes(running)
+        assert running.chat("m").status_code == 200, running.log
+        assert re.search(r"m ended: .* was killed by SIGKILL: (probably )?out of memory, (as|by) ", running.log)
+        assert running.log.count("loading m (replica") == 2
+        assert host_bytes(running) >= before * 5 // 4
+
+
+def host_bytes(running: RunningRouter) -> int:
+    """What the model is expected to take."""
+    return int(running.client.get("/v1/models/m").json()["memory"]["host_bytes"])
 
 
 @pytest.mark.skipif(OomWitness(1).testify() is OomEvidence.UNKNOWN, reason="this kernel does not count its OOM kills")

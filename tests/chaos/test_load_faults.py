@@ -1,4 +1,4 @@
-"""Loads that take their time, and children that end as if all were well, beside a model that has nothing to do with it."""
+"""Loads that take their time, and children that end as if all were well, beside a model that notices nothing."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Neighbour(BaseHTTPRequestHandler):
 
     heard: ClassVar[list[tuple[str, str]]] = []
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.heard.append((self.path, self.headers.get("authorization", "")))
         self.send_response(200 if self.path == "/health" else 401)
         self.send_header("content-length", "0")

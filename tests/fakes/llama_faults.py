@@ -108,8 +108,7 @@ _dead: list[subprocess.Popen[bytes]] = []
 
 def fork_zombies(count: int) -> None:
     """Have so many grandchildren that have ended, and that nobody waits for."""
-    for _ in range(count):
-        _dead.append(subprocess.Popen(["true"]))
+    _dead.extend(subprocess.Popen(["true"]) for _ in range(count))
     for grandchild in _dead:
         os.waitid(os.P_PID, grandchild.pid, os.WEXITED | os.WNOWAIT)
 

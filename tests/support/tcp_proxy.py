@@ -1,4 +1,4 @@
-"""A TCP proxy whose network can be broken: connections that are reset, half-closed, swallowed, slow, or cut into bytes."""
+"""A TCP proxy that breaks what it carries: resets it, half-closes it, swallows it, is slow, cuts it into bytes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TcpProxy:
 
     def reset(self) -> None:
         """Both ends of every open connection see a reset."""
-        self._to_all(lambda link: [_reset(side) for side in (link.near, link.far)])
+        self._to_all(_reset)
 
     def half_close(self) -> None:
         """Whoever has connected sees the end of what the other says, may itself go on, and is heard by nobody."""
@@ -135,6 +135,7 @@ class TcpProxy:
         await self._server.wait_closed()
 
 
-def _reset(writer: asyncio.StreamWriter) -> None:
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    writer.transport.abort()
+def _reset(link: _Link) -> None:
+    for side in (link.near, link.far):
+        side.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        side.transport.abort()
