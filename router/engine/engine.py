@@ -275,7 +275,7 @@ class Engine:
         return self._scheduler.view(model, self.clock())
 
     def views(self) -> tuple[ModelView, ...]:
-        return tuple(self.view(name) for name in (*self.names, *self._scheduler.former()))
+        return self._scheduler.views((*self.names, *self._scheduler.former()), self.clock())
 
     def troubles(self) -> tuple[str, ...]:
         """Why the scheduler does not keep its word, each in half a sentence; empty when it does."""
