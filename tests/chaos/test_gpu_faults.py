@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pynvml
@@ -12,12 +14,17 @@ from router.core.types import Policy, Priority, Status
 from router.devices.monitor import SystemDevices
 from router.engine.engine import Engine
 from router.engine.limits import Limits
+from tests.fakes.fake_binary import make_fake_binary
 from tests.fakes.launcher import GIB, FakeLauncher
-from tests.fakes.nvml import FakeGpu, FakeNvml
+from tests.fakes.nvml import MIB, FakeGpu, FakeNvml
 from tests.support.drive import gpu_model
-from tests.support.waiting import until
+from tests.support.observing import in_background, metric
+from tests.support.router import ROOT, RunningRouter, router
+from tests.support.waiting import until, wait_until
 from tests.unit.engine.conftest import Recorder
 
+GPU_ROUTER = (str(ROOT / "tests" / "fakes" / "gpu_router.py"),)
+LAST = ("total_bytes", "used_bytes", "free_bytes", "capacity_bytes", "booked_bytes")
 CODES = {
     "lost": pynvml.NVML_ERROR_GPU_IS_LOST,
     "reset required": pynvml.NVML_ERROR_RESET_REQUIRED,
@@ -69,3 +76,66 @@ async def test_no_storm_of_evictions(code: int) -> None:
     finally:
         await engine.close()
         await monitor.close()
+
+
+@pytest.fixture(scope="module")
+def with_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRouter]:
+    """A router and three models, each of which takes a fourth of the GPU."""
+    folder = tmp_path_factory.mktemp("gpu")
+    models = {}
+    for name in "abc":
+        file = folder / f"{name}.gguf"
+        file.write_bytes(b"GGUF")
+        os.truncate(file, 400 * MIB)
+        models[name] = {"model_path": str(file)}
+    env = {"LLAMA_SERVER_PATH": str(make_fake_binary(folder))}
+    system = {"max_concurrent_models": 3, "gpu_devices": [0]}
+    with router(folder, models, system=system, env=env, program=GPU_ROUTER) as running:
+        yield running
+        assert "Traceback" not in running.log
+
+
+def gpu_of(running: RunningRouter) -> dict[str, Any]:
+    found: dict[str, Any] = running.client.get("/vram").json()["devices"][0]
+    return found
+
+
+def evictions(running: RunningRouter) -> float:
+    return sum(metric(running, "router_evictions_total", model=name) for name in "abc")
+
+
+def test_what_another_process_takes_is_left_to_it_and_waited_for(with_gpu: RunningRouter) -> None:
+    running = with_gpu
+    assert running.chat("a").status_code == 200
+    running.process.send_signal(signal.SIGUSR2)
+    wait_until(lambda: gpu_of(running)["others_bytes"] > 0, what="the other process")
+    with in_background() as pool:
+        answer = pool.submit(running.chat, "b")
+        wait_until(lambda: "gpu:0" in running.status("b").get("reason", ""), what="the reason to wait")
+        assert "1,800 MiB of gpu:0 are in use by other processes" in running.status("b")["reason"]
+        assert running.chat("a").status_code == 200
+        assert not answer.done()
+        running.process.send_signal(signal.SIGUSR2)
+        assert answer.result().status_code == 200
+    assert running.status("a")["status"] == "ready"
+    assert evictions(running) == 0, "what is not ours cannot be had by that"
+
+
+def test_a_gpu_that_falls_off_the_bus_takes_nothing_along(with_gpu: RunningRouter) -> None:
+    running = with_gpu
+    assert [running.chat(name).status_code for name in "ab"] == [200, 200]
+    pids, before = [running.status(name)["pid"] for name in "ab"], gpu_of(running)
+    running.process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: "fault" in gpu_of(running), what="the loss")
+    assert "GPU is lost" in gpu_of(running)["fault"]
+    assert {key: gpu_of(running)[key] for key in LAST} == {key: before[key] for key in LAST}
+    with in_background() as pool:
+        answer = pool.submit(running.chat, "c")
+        wait_until(lambda: "gpu:0 cannot be read" in running.status("c").get("reason", ""), what="the reason to wait")
+        assert [running.chat(name).status_code for name in "ab"] == [200, 200]
+        assert running.client.get("/readyz").status_code == 200
+        running.process.send_signal(signal.SIGUSR1)
+        assert answer.result().status_code == 200
+    assert "fault" not in gpu_of(running)
+    assert [running.status(name)["pid"] for name in "ab"] == pids
+    assert evictions(running) == 0
