@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from httptools import HttpParserError
 from starlette.types import Scope
 
 from router.api.context import fresh_id
 from router.api.errors import HttpVersionNotSupported
 from router.api.head import date_line, status_line
 from router.api.named import named
-from router.errors import InvalidRequest, RouterError, UnsupportedEncoding
+from router.errors import InvalidRequest, Overloaded, RouterError, UnsupportedEncoding
 from router.proxy.dialect import Dialect, ErrorInfo, error_body
 from router.telemetry.connections import Refusal
 
@@ -39,6 +40,15 @@ def _check_coding(version: str, coding: bytes) -> None:
         raise InvalidRequest("HTTP/1.0 has no `transfer-encoding`.")
     if coding.strip().lower() != b"chunked":
         raise UnsupportedEncoding("Of transfer-encodings only `chunked` is accepted; send the body as it is.")
+
+
+def unreadable(error: HttpParserError) -> tuple[RouterError, Refusal]:
+    """Why the parser stopped, in words for people; what a callback raised is told by its own."""
+    cause = error.__context__
+    if isinstance(cause, Overloaded):
+        return cause, "requests"
+    told = cause if isinstance(cause, RouterError) else InvalidRequest(f"This is not valid HTTP: {error}.")
+    return told, "malformed"
 
 
 def refusal(error: RouterError, dialect: Dialect) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -18,7 +17,7 @@ import pytest
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.containment import contained
 from tests.support.models import Models
-from tests.support.observing import is_alive, read_to_the_end, stream, wait_for_status
+from tests.support.observing import is_alive, kill_child, read_to_the_end, stream, wait_for_status
 from tests.support.router import RunningRouter, router
 from tests.support.waiting import wait_until
 
@@ -94,13 +93,11 @@ def disk(request: pytest.FixtureRequest, models: Models, tmp_path: Path) -> Iter
 def test_serving_goes_on_and_ends_in_order(disk: Disk) -> None:
     running = disk.running
     assert running.chat("a").status_code == 200
-    first = int(running.status("a")["pid"])
     with stream(running, "a", max_tokens=30) as response, disk.full():
         wire, _ = read_to_the_end(response)
         assert wire.endswith(b"data: [DONE]\n\n")
         assert running.chat("b").status_code == 200, "a model is loaded, though its process is written down nowhere"
-        os.kill(first, signal.SIGKILL)
-        wait_until(lambda: not is_alive(first), what="the child's death")
+        kill_child(running, "a")
         assert running.chat("a").status_code == 200
         done = running.client.post("/v1/models/eject", json={"model": "b"})
         assert done.json() == {"model": "b", "status": "off"}
