@@ -23,7 +23,7 @@ from tests.support.observing import (
     wait_for_queue,
     wait_for_status,
 )
-from tests.support.router import router
+from tests.support.router import RunningRouter, router
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.llama, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
