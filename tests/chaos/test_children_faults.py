@@ -59,14 +59,15 @@ def test_children_at_a_standstill_are_replaced_and_lose_no_request(tmp_path: Pat
         "zombie": "its process has ended, and yet it is not gone (a zombie)",
     }
     with control(tmp_path) as port, in_background(5) as pool:
-        slow = entry(tmp_path, "--prefill-delay", "0.7", "--control", str(port.path))
-        models = {"stopped": slow, "zombie": slow, "other": entry(tmp_path)}
+        told = entry(tmp_path, "--control", str(port.path))
+        models = {"stopped": told, "zombie": told, "other": entry(tmp_path)}
         with router(tmp_path, models, system={"restart_grace_sec": 0.001}, env=fakes(tmp_path)) as running:
             for model in words:
                 assert running.chat(model).status_code == 200
             children = {child.model: child for child in port.children}
             asked = []
-            for model in words:
+            for model, child in children.items():
+                child.tell(stall_after_tokens=0)  # unlike those that will follow it
                 asked.append(pool.submit(running.chat, model))
                 wait_until(lambda: running.status(model).get("busy") == 1, what="the request's slot")  # noqa: B023
                 asked.append(pool.submit(running.chat, model))
