@@ -35,6 +35,7 @@ from router.core.types import Device, ModelSpec, Status
 from router.demo import prepare_demo, wants_demo
 from router.descriptors import connections_that_fit
 from router.devices.monitor import SystemDevices
+from router.ending import leave_hung_threads_behind
 from router.engine.engine import Engine
 from router.engine.ports import LaunchError
 from router.errors import ConfigError, Problem
@@ -55,6 +56,7 @@ _log = logging.getLogger(__name__)
 
 _COLLECTOR_THRESHOLDS = (50_000, 20, 100)
 _STOP_SEC = 5.0  # for all that comes after the open requests, and more than it takes
+_SAVE_SEC = _HUNG_SEC = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +221,11 @@ async def running(
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            reloader.close()
             await router.engine.close()
             told = [router.learned.note(view) for view in router.engine.views()]
             if any(told):
-                router.learned.save()
+                await router.learned.save_within(_SAVE_SEC)
     finally:
         await monitor.close()
 
@@ -383,6 +386,7 @@ async def _serve(
             )
             signals.stop = server.exit
             await server.serve(sockets=[sock])
+    leave_hung_threads_behind(_HUNG_SEC)
 
 
 def _run(main: Coroutine[object, object, None]) -> None:

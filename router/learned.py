@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -70,6 +71,14 @@ class LearnedMemory:
         """Write the file, with what another router may have written there meanwhile. Blocking; for any thread."""
         with self._saving:  # at the end the thread that saves may not have come to its own yet
             self._write()
+
+    async def save_within(self, seconds: float) -> None:
+        """The same as the router ends: a disk that hangs costs what was learned, and not the end."""
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.to_thread(self.save)
+        except TimeoutError:
+            _log.error("what was learned about memory is not kept: the disk of %s does not answer", self._file)
 
     def _write(self) -> None:
         others = {key: known for key, known in _read(self._file).items() if key not in self._known}

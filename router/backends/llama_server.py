@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from router.backends.capabilities import Capabilities, Finder
@@ -27,11 +28,14 @@ from router.backends.slot_keeper import SlotKeeper
 from router.backends.spawned import Spawned
 from router.core.types import Placement, ReplicaId
 from router.engine.ports import LaunchError
+from router.worker import Worker
 
 _log = logging.getLogger(__name__)
 
 # A stranger answers on our port while the child may still be on its way to notice that it cannot have it.
 _STRANGER_SEC = 10.0
+# That the state folder may take: for a folder in it, to delete conversations, and for all that is still to be written.
+_MKDIR_SEC, _TIDY_SEC, _LAST_WRITES_SEC = 10.0, 60.0, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,9 @@ class LlamaServerLauncher:
         self._finder = Finder(binary)
         self._ports = PortPool(base_port)
         self._guard = Guard()
-        self._pid_file = PidFile(self._state_dir)
+        # What is written into the state folder; a disk that hangs holds up this thread alone.
+        self._disk = Worker("state folder")
+        self._pid_file = PidFile(self._state_dir, self._guard.mark, self._disk.post)
         self._keeping = Keeping(self._state_dir / "conversations", keep_conversations_mb, self._working_dir)
         self._siblings = Siblings()
         self._preparing = asyncio.Lock()
@@ -131,8 +137,12 @@ class LlamaServerLauncher:
 
     async def tidy(self) -> None:
         """Delete the conversations that none of the models can go on with any more."""
-        if (known := self._finder.known) is not None:
-            await asyncio.to_thread(self._keeping.tidy, self._specs, known, alone=False)
+        if (known := self._finder.known) is None:
+            return
+        try:
+            await self._disk.run(partial(self._keeping.tidy, self._specs, known, alone=False), _TIDY_SEC)
+        except TimeoutError:
+            _log.warning("%s does not answer: conversations of no more use are still there", self._state_dir)
 
     async def prepare(self) -> Capabilities:
         """Do early what the first launch would do: reap what a dead router left behind, find llama.cpp, ask it.
@@ -156,7 +166,7 @@ class LlamaServerLauncher:
         if spec is None:
             raise LaunchError(f"{model} has been removed from the configuration")
         place = self._siblings.take(model)
-        log = ChildLog(self._state_dir / "logs" / log_file_name(model, place.number))
+        log = ChildLog(self._state_dir / "logs" / log_file_name(model, place.number), post=self._disk.post)
         keeper: SlotKeeper | None = None
 
         async def spawn() -> Spawned:
@@ -213,7 +223,7 @@ class LlamaServerLauncher:
                     hide_gpus=self._gpus_present,
                     embedded=capabilities.kind == "embedded",
                 ),
-                cwd=self._make_working_dir(),
+                cwd=await self._make_working_dir(),
                 output=log.feed,
                 guard=self._guard,
                 pid_file=self._pid_file,
@@ -227,9 +237,11 @@ class LlamaServerLauncher:
         log.note(f"{capabilities.name} started, pid {process.pid}, port {port}")
         return Spawned(port, key, process, OomWitness(process.pid))
 
-    def _make_working_dir(self) -> Path:
+    async def _make_working_dir(self) -> Path:
         try:
-            self._working_dir.mkdir(parents=True, exist_ok=True)
+            await self._disk.run(partial(self._working_dir.mkdir, parents=True, exist_ok=True), _MKDIR_SEC)
+        except TimeoutError as error:
+            raise LaunchError(f"{self._working_dir} does not answer: its disk hangs", passing=True) from error
         except OSError:
             return Path("/")  # a disk that is full or read-only does not keep models from running
         return self._working_dir
@@ -237,6 +249,11 @@ class LlamaServerLauncher:
     async def close(self) -> None:
         """See `Launcher.close`."""
         await self._guard.close()
+        try:
+            await self._disk.run(lambda: None, _LAST_WRITES_SEC)
+        except TimeoutError:
+            _log.error("%s does not take what is written to it: the ends of logs are missing", self._state_dir)
+        self._disk.stop()
 
     def _argv(
         self,

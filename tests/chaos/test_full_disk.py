@@ -14,10 +14,12 @@ from typing import Any
 import psutil
 import pytest
 
+from router.learned import FILE
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.containment import contained
 from tests.support.models import Models
-from tests.support.observing import is_alive, kill_child, read_to_the_end, stream, wait_for_status
+from tests.support.observing import descendants, is_alive, kill_child, read_to_the_end, stream, wait_for_status
+from tests.support.puppets import puppets
 from tests.support.router import RunningRouter, router
 from tests.support.waiting import wait_until
 
@@ -42,6 +44,11 @@ class Disk:
     @property
     def log(self) -> str:
         return (self.folder / "router.log").read_text()
+
+    @property
+    def written(self) -> str:
+        """What of the children is written down."""
+        return "".join(file.read_text() for file in (self.folder / "state").glob("children-*.json"))
 
 
 @contextmanager
@@ -107,9 +114,27 @@ def test_serving_goes_on_and_ends_in_order(disk: Disk) -> None:
     wait_until(lambda: len(disk.log) > size, what="the log that goes on")
     assert running.chat("b").status_code == 200
     last = [int(wait_for_status(running, model, "ready")["pid"]) for model in "ab"]
-    (written,) = (disk.folder / "state").glob("children-*.json")
-    assert all(str(pid) in written.read_text() for pid in last), "what is written down is whole again"
+    wait_until(lambda: all(str(pid) in disk.written for pid in last), what="their numbers, written down again")
     assert "Traceback" not in disk.log
     with disk.full():
         assert running.stop() == 0
     assert not any(map(is_alive, last))
+
+
+def test_a_disk_that_hangs_holds_up_no_stream_and_not_the_end(tmp_path: Path) -> None:
+    """Under a model's log, and under what was learned. Whoever opens these pipes waits until somebody reads."""
+    state = tmp_path / "state"
+    (state / "logs").mkdir(parents=True)
+    os.mkfifo(state / "logs" / "m.log")
+    with puppets(tmp_path, {"m": ("--token-delay", "0.01")}) as running:
+        os.mkfifo(state / f".{FILE}.{running.process.pid}.tmp")
+        with stream(running, "m", max_tokens=30) as response:
+            left = descendants(running)
+            wire, ended = read_to_the_end(response)
+        assert ended
+        assert wire.endswith(b"data: [DONE]\n\n")
+        assert running.stop() == 0
+        assert not any(map(is_alive, left))
+        assert "does not take what is written to it" in running.log
+        assert "what was learned about memory is not kept" in running.log
+        assert "ending though threads hang" in running.log

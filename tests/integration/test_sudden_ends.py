@@ -20,6 +20,7 @@ from tests.support.observing import (
     metric,
     read_to_the_end,
     stream,
+    wait_for_llama,
     wait_for_queue,
     wait_for_status,
 )
@@ -125,6 +126,7 @@ def test_a_load_that_takes_too_long_is_given_up_with_all_that_came_of_it(models:
     configured = {"never": {"model_path": str(models.chat), "flags": ["--never-ready", "--fork-grandchild"]}}
     env = {"LLAMA_SERVER_PATH": str(make_fake_binary(tmp_path))}
     with router(tmp_path, configured, system={"load_timeout_sec": 1}, env=env) as running, in_background() as pool:
+        wait_for_llama(running)
         answer = pool.submit(running.chat, "never")
         wait_until(lambda: "grandchild" in child_log(running, "never"), what="the child's start")
         family = [running.status("never")["pid"], int(child_log(running, "never").split("grandchild ")[1].split()[0])]
