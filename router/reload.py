@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from router.config import Changes, Reloaded, Settings, compare
 from router.errors import ConfigError, ConfigRefused, ConfigUnread, Problem, ShuttingDown
-from router.inventory import Entry, inventory
+from router.inventory import Entry, inventory, renewed
 from router.telemetry.reloads import Reloads
 from router.worker import Worker
 
@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PATIENCE_SEC = 60.0
+# A file that is just being written is another one at each look; it is loaded as it is, and its load says what is wrong.
+_NEXT_LOOK_SEC = 5.0
 
 
 class Holders(Protocol):
@@ -81,6 +83,7 @@ class Reloader:
         self._news = news
         self._one_at_a_time = asyncio.Lock()
         self._asked = asked
+        self._renewed_at: dict[str, float] = {}
         self._patience = patience
         # One thread, however often it is tried: what hangs on a disk cannot be called off.
         self._disk = Worker("configuration")
@@ -107,6 +110,28 @@ class Reloader:
             self._check_open()
             with self._holders.reloading():
                 return await self._reload()
+
+    async def renew(self, name: str) -> bool:
+        """Before a model is loaded: read its files again if they were replaced since they were read.
+
+        Returns whether they were. Then this load, which was planned for the old ones, is being called off, and the
+        next one is planned for those that are there.
+        """
+        entry, now = self._entry(name), asyncio.get_running_loop().time()
+        if entry is None or now - self._renewed_at.get(name, -_NEXT_LOOK_SEC) < _NEXT_LOOK_SEC:
+            return False
+        # On no thread that others wait for: another model's disk may be well.
+        found = await asyncio.to_thread(renewed, self._settings, entry)
+        if found is None or self._entry(name) is not entry or not self._holders.accepting:
+            return False
+        _log.info("the files of %s were replaced: what it takes is computed anew", name)
+        self._renewed_at[name] = now
+        self._entries = tuple(found if one is entry else one for one in self._entries)
+        self._holders.adopt(self._settings, self._entries, [name])
+        return True
+
+    def _entry(self, name: str) -> Entry | None:
+        return next((one for one in self._entries if one.name == name), None)
 
     def _check_open(self) -> None:
         if not self._holders.accepting:

@@ -248,11 +248,12 @@ class Supervisor:
         except LaunchError as error:
             return ChildExit(1, str(error), passing=error.passing)
         serves = monotonic()
-        restored = await child.restore_conversations()
-        self._events.conversations(self, "restored", restored, monotonic() - serves)
         if not self.progress.allocated:
             await self._measure(child, before)
-        await self.observe(await self._monitor.read())
+        await self.observe(await self._monitor.read())  # before it holds anything that grows with use
+        restoring = monotonic()
+        restored = await child.restore_conversations()
+        self._events.conversations(self, "restored", restored, monotonic() - restoring)
         self.phases |= {"read": serves - began, "ready": monotonic() - serves}
         self._events.replica_ready(self, slots)
         return await _first(signs.until_silent(), watch.run())

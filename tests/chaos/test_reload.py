@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from scripts.make_demo_models import ModelSpec, write_model
 from tests.support.expect import expect_error
 from tests.support.observing import (
     at_once,
@@ -124,6 +125,31 @@ def test_a_file_that_was_replaced_restarts_its_model(running: RunningRouter) -> 
     assert running.chat("a").status_code == 200
     own.write_bytes(b"GGUF, and more of it")
     done(running, changed={"a": ["files"]}, restarted=["a"], unchanged=2)
+
+
+@pytest.mark.parametrize(("name", "way"), [("a", "chat"), ("b", "load")])
+def test_a_replaced_file_is_read_anew_before_the_next_load(running: RunningRouter, name: str, way: str) -> None:
+    own = write_model(running.folder / f"{way}.gguf", ModelSpec())
+    document = configuration(running)
+    document["models"][name]["model_path"] = str(own)
+    done(running, document, changed={name: ["model_path"]}, unchanged=2)
+    assert running.chat(name).status_code == 200
+    before, pid = memory(running, name), running.status(name)["pid"]
+    write_model(own, ModelSpec(layers=12, embd=256))
+    assert running.chat(name).status_code == 200
+    assert running.status(name)["pid"] == pid, "what runs goes on"
+    running.client.post("/v1/models/eject", json={"model": name})
+    order = {"model": name, "wait": True}
+    answer = running.chat(name) if way == "chat" else running.client.post("/v1/models/load", json=order)
+    assert answer.status_code == 200, answer.text
+    assert memory(running, name) > before + own.stat().st_size // 2
+    assert f"the files of {name} were replaced" in running.log
+    done(running)
+
+
+def memory(running: RunningRouter, model: str) -> int:
+    found: int = running.client.get(f"/v1/models/{model}").json()["memory"]["host_bytes"]
+    return found
 
 
 def test_a_removed_model_takes_no_more_and_finishes_what_it_has(running: RunningRouter) -> None:

@@ -83,3 +83,23 @@ async def test_a_disk_that_hangs_holds_one_thread_and_nobody_for_ever(tmp_path: 
     assert (await in_the_end(reloader)).unchanged == 1
     assert news.refusal == ""
     reloader.close()
+
+
+async def test_a_file_that_is_being_written_calls_off_one_load_and_no_more(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"GGUF")
+    (tmp_path / "config.json").write_text(json.dumps({"models": {"m": {"model_path": "m.gguf"}}}))
+    settings = load_settings(environ={}, cwd=tmp_path)
+    reloader = Reloader(
+        settings, inventory(settings, gpu_available=False), read=lambda: settings, gpu_available=False,
+        holders=Holder(), news=Reloads(), asked=asyncio.Event(),
+    )  # fmt: skip
+    try:
+        assert not await reloader.renew("m"), "nothing has changed"
+        file.write_bytes(b"GGUF and more")
+        assert await reloader.renew("m")
+        file.write_bytes(b"GGUF and more and more")
+        assert not await reloader.renew("m"), "it would go on like this"
+        assert not await reloader.renew("another")
+    finally:
+        reloader.close()
