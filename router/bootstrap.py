@@ -29,6 +29,7 @@ from router.api.services import Services
 from router.api.tickets import TicketOffice
 from router.backends.capabilities import build_stamp
 from router.backends.llama_server import LlamaServerLauncher
+from router.backends.spawn import wait_for_orphans
 from router.config import ApiConfig, Settings, load_settings
 from router.core.types import Device, ModelSpec, Status
 from router.demo import prepare_demo, wants_demo
@@ -210,6 +211,7 @@ async def running(
             asyncio.create_task(_keep_learned(router.services.status, router.learned), name="keep what is learned"),
             asyncio.create_task(keep_alive(notifier, router.engine.troubles), name="tell systemd"),
             asyncio.create_task(router.services.telemetry.heartbeat.run(), name="heartbeat"),
+            asyncio.create_task(wait_for_orphans(), name="wait for orphans"),
         ]
         try:
             await router.engine.start()

@@ -19,6 +19,7 @@ from router.api.services import Services, Turn
 from router.config import Settings
 from router.core.affinity import Marks
 from router.core.types import Priority
+from router.engine.ports import Upstream
 from router.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -26,6 +27,7 @@ from router.errors import (
     RouterError,
     UpstreamFailed,
     UpstreamKeptFailing,
+    UpstreamStalled,
 )
 from router.proxy.answer import Answer
 from router.proxy.detour import Untold
@@ -123,7 +125,7 @@ class _Talk:
         engine, order = self._services.engine, self._order
         if order.claim is not _SLOT:
             if (upstream := engine.upstream(order.model)) is not None:
-                return relay(upstream, order.call, self.answer, watch)
+                return self._ask(upstream, watch)
             if order.claim is Claim.NOTHING:
                 status = engine.view(order.model).status
                 raise ModelNotLoaded(
@@ -136,6 +138,25 @@ class _Talk:
         if order.pings:
             return self._serve_with_pings(turn, watch)
         return self._serve(turn, order.call, self.answer, watch)
+
+    async def _ask(self, upstream: Upstream, watch: DisconnectWatch) -> None:
+        """Relay a call that takes no slot, so that nobody else sees to it that its answer begins."""
+        limit, loop = self._services.settings.system.request_timeout_sec, asyncio.get_running_loop()
+
+        def give_up_unless_begun() -> None:
+            if not self.answer.started:
+                deadline.reschedule(loop.time())
+
+        try:
+            async with asyncio.timeout(None) as deadline:
+                late = loop.call_later(limit, give_up_unless_begun)
+                try:
+                    await relay(upstream, self._order.call, self.answer, watch)
+                finally:
+                    late.cancel()
+        except TimeoutError:
+            message = f"Model '{self._order.model}' did not answer within {limit:g} s (request_timeout_sec)."
+            raise UpstreamStalled(message) from None
 
     async def _serve_with_pings(self, turn: Turn, watch: DisconnectWatch) -> None:
         with Pulse(self.answer, every=self._services.settings.api.stream_ping_sec, note=lambda: _note(turn)):

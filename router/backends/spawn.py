@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,9 @@ from router.backends.process_group import kill_group
 # A fork keeps the interpreter's lock until the program has been loaded. Twenty threads that do so one after the other
 # would leave the loop none of it in between.
 _ONE_AT_A_TIME = threading.Lock()
+# Those that have been started here and that a thread waits for; to be read with the lock held.
+_OURS: set[int] = set()
+_LOOK_SEC = 0.5
 
 
 class OsProcess:
@@ -75,13 +80,42 @@ class OsProcess:
                 process = subprocess.Popen(
                     argv, env=env, cwd=cwd, stdin=stdin, stdout=output, stderr=output, start_new_session=True
                 )
+                _OURS.add(process.pid)
         except (OSError, ValueError) as error:  # ValueError: a null byte in an argument
             self._tell(self._started.set_exception, error if isinstance(error, OSError) else OSError(str(error)))
             return
         self._tell(self._started.set_result, process.pid)
-        self._tell(self._ended.set_result, process.wait())
+        code = process.wait()
+        _OURS.discard(process.pid)
+        self._tell(self._ended.set_result, code)
         self._afterwards()
 
     def _tell(self, what: Callable[..., None], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
             self._loop.call_soon_threadsafe(what, *args)
+
+
+async def wait_for_orphans() -> None:
+    """Wait, for ever, for what our children leave behind, where that falls to us: to the first process of a container.
+
+    Nobody else would, and each zombie keeps its number.
+    """
+    while os.getpid() == 1:
+        await asyncio.sleep(_LOOK_SEC)
+        _wait_for_adopted()
+
+
+def _wait_for_adopted() -> None:
+    """Wait for all that have ended and that were not started here; does not block.
+
+    One of ours that has ended hides the others, until its own thread has waited for it.
+    """
+    if sys.platform != "linux" or not _ONE_AT_A_TIME.acquire(blocking=False):
+        return
+    try:
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid not in _OURS:
+            os.waitid(os.P_PID, ended.si_pid, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        pass  # there is none
+    finally:
+        _ONE_AT_A_TIME.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,17 +15,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from router.backends.llama_server import LlamaServerLauncher, LlamaServerSpec
 from router.backends.oom import OomEvidence, OomWitness
-from router.core.types import HOST, DeviceKind, Exhaustion, Placement
-from router.engine.ports import LaunchError
+from router.core.types import HOST, Placement
 from router.state_lock import state_lock
 from tests.fakes.fake_binary import make_fake_binary
+from tests.support.containment import contained
+from tests.support.control import control
 from tests.support.expect import expect_error
 from tests.support.observing import descendants, in_background, is_alive, metric, wait_for_queue
-from tests.support.router import ROOT, free_port, router
+from tests.support.router import ROOT, RUN, RunningRouter, free_port, router
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -46,28 +49,81 @@ def entry(tmp_path: Path, *flags: str, **more: Any) -> dict[str, Any]:
     return {"model_path": str(model), "flags": list(flags), **more}
 
 
-# --- stopped
+# --- there, and at a standstill
 
 
-def test_a_stopped_child_is_replaced_and_loses_no_request(tmp_path: Path) -> None:
-    models = {"m": entry(tmp_path, "--prefill-delay", "1"), "other": entry(tmp_path)}
-    with router(tmp_path, models, system={"restart_grace_sec": 0.001}, env=fakes(tmp_path)) as running:
-        assert running.chat("m").status_code == 200
-        pid = int(running.status("m")["pid"])
-        with in_background(2) as pool:
-            at_work = pool.submit(running.chat, "m")
-            wait_until(lambda: running.status("m").get("busy") == 1, what="the request's slot")
-            queued = pool.submit(running.chat, "m")
-            wait_for_queue(running, "m", 1)
+@pytest.mark.skipif(sys.platform != "linux", reason="threads as Linux has them")
+def test_children_at_a_standstill_are_replaced_and_lose_no_request(tmp_path: Path) -> None:
+    """One was stopped; one is a zombie that a thread keeps from being waited for, as if it hung in a driver."""
+    words = {
+        "stopped": "its process was stopped by a signal (SIGSTOP)",
+        "zombie": "its process has ended, and yet it is not gone (a zombie)",
+    }
+    with control(tmp_path) as port, in_background(5) as pool:
+        told = entry(tmp_path, "--control", str(port.path))
+        models = {"stopped": told, "zombie": told, "other": entry(tmp_path)}
+        with router(tmp_path, models, system={"restart_grace_sec": 0.001}, env=fakes(tmp_path)) as running:
+            for model in words:
+                assert running.chat(model).status_code == 200
+            children = {child.model: child for child in port.children}
+            asked = []
+            for model, child in children.items():
+                child.tell(stall_after_tokens=0)  # unlike those that will follow it
+                asked.append(pool.submit(running.chat, model))
+                wait_until(lambda: running.status(model).get("busy") == 1, what="the request's slot")  # noqa: B023
+                asked.append(pool.submit(running.chat, model))
+                wait_for_queue(running, model, 1)
             began = time.monotonic()
-            os.kill(pid, signal.SIGSTOP)
+            os.kill(children["stopped"].pid, signal.SIGSTOP)
+            pool.submit(children["zombie"].do, "become_zombie")
+            wait_until(lambda: psutil.Process(children["zombie"].pid).status() == psutil.STATUS_ZOMBIE, what="a zombie")
             assert running.chat("other").status_code == 200
-            wait_until(lambda: not is_alive(pid), deadline=10, what="the end of the stopped child")
-            assert at_work.result().status_code == queued.result().status_code == 200
+            for child in children.values():
+                wait_until(lambda: not psutil.pid_exists(child.pid), 10, "the end of a child")  # noqa: B023
+            assert [answer.result().status_code for answer in asked] == [200] * 4
             assert time.monotonic() - began < 10
-        assert running.status("m")["pid"] != pid
-        assert metric(running, "router_restarts_total", model="m") == 1
-        assert "its process was stopped by a signal (SIGSTOP)" in running.log
+            for model, why in words.items():
+                assert metric(running, "router_restarts_total", model=model) == 1
+                assert why in running.log
+
+
+# --- what they leave
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces")
+def test_of_children_and_their_offspring_nothing_is_left_not_even_zombies(tmp_path: Path) -> None:
+    """Each has a grandchild that lives and three that have ended and that it does not wait for.
+
+    The router is the first process of a container, where that can be had: then all orphans fall to it.
+    """
+    program, obstacle = contained("first")
+    with control(tmp_path) as port:
+        m = entry(tmp_path, "--control", str(port.path))
+        with router(tmp_path, {"crashing": m, "ejected": m}, system={"restart_grace_sec": 0.001}, env=fakes(tmp_path),
+                    program=RUN if obstacle else program) as running:  # fmt: skip
+            everyone = psutil.Process(running.process.pid)
+            for model in running.models:
+                assert running.chat(model).status_code == 200
+                port.children[-1].do("fork")
+                port.children[-1].do("fork_zombies", 3)
+            crashing, ejected = (descendant(everyone, child.port) for child in port.children)
+            family = [one for child in (crashing, ejected) for one in (child, *child.children(recursive=True))]
+            assert [is_alive(one.pid) for one in family].count(False) == 6
+            assert len(family) == 10
+            crashing.kill()
+            running.client.post("/v1/models/eject", json={"model": "ejected"})
+            wait_until(lambda: not any(is_alive(one.pid) for one in family), 1, "their end")
+            wait_until(lambda: not zombies_of(everyone), 1, "that each was waited for")
+            assert running.chat("crashing").status_code == 200
+
+
+def descendant(root: psutil.Process, port: int) -> psutil.Process:
+    """The one that was told this port; numbers are of no use across namespaces."""
+    return next(one for one in root.children(recursive=True) if str(port) in one.cmdline())
+
+
+def zombies_of(root: psutil.Process) -> list[psutil.Process]:
+    return [one for one in root.children(recursive=True) if one.status() == psutil.STATUS_ZOMBIE]
 
 
 # --- without a token, and only slow
@@ -180,22 +236,29 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
         await launcher.close()
 
 
-async def test_a_child_killed_for_its_memory_is_reported_as_such(
-    launch: Launch, small_cgroup: Path, tmp_path: Path
+def test_a_load_that_the_kernel_kills_for_its_memory_is_named_and_tried_with_more(
+    small_cgroup: Path, tmp_path: Path
 ) -> None:
-    fake = make_fake_binary(tmp_path, name="fake")
+    """The first child is moved to a cgroup that is too small for it, so that it gets no further than that."""
+    fake, first = make_fake_binary(tmp_path, name="fake"), tmp_path / "first"
     glutton = shlex.join([sys.executable, "-I", "-S", "-c", "x = bytearray(1 << 30)"])
     binary = tmp_path / "llama-server"
     binary.write_text(
-        f'#!/bin/sh\ncase "$*" in *--version*|*--help*) exec {fake} "$@";; esac\n'
-        f"echo $$ > {small_cgroup}/cgroup.procs\nexec {glutton}\n"
+        f'#!/bin/sh\ncase "$*" in *--port*) if mkdir {first}; then echo $$ > {small_cgroup}/cgroup.procs && '
+        f'exec {glutton}; fi;; esac 2>/dev/null\nexec {fake} "$@"\n'
     )
     binary.chmod(0o755)
-    child = await launch(binary).launch("m", 1, Placement({HOST: 1}))
-    with pytest.raises(LaunchError, match=r"was killed by SIGKILL: (probably )?out of memory, (as|by) "):
-        await child.ready()
-    assert (await child.wait()).exhausted == Exhaustion(DeviceKind.HOST)
-    await child.stop(grace=0)
+    with router(tmp_path, {"m": entry(tmp_path)}, env={"LLAMA_SERVER_PATH": str(binary)}) as running:
+        before = host_bytes(running)
+        assert running.chat("m").status_code == 200, running.log
+        assert re.search(r"m ended: .* was killed by SIGKILL: (probably )?out of memory, (as|by) ", running.log)
+        assert running.log.count("loading m (replica") == 2
+        assert host_bytes(running) >= before * 5 // 4
+
+
+def host_bytes(running: RunningRouter) -> int:
+    """What the model is expected to take."""
+    return int(running.client.get("/v1/models/m").json()["memory"]["host_bytes"])
 
 
 @pytest.mark.skipif(OomWitness(1).testify() is OomEvidence.UNKNOWN, reason="this kernel does not count its OOM kills")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import os
+import platform
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
@@ -100,6 +103,22 @@ def fork(*, own_session: bool = False) -> None:
     say(f"grandchild {grandchild.pid}")
 
 
+_dead: list[subprocess.Popen[bytes]] = []
+
+
+def fork_zombies(count: int) -> None:
+    """Have so many grandchildren that have ended, and that nobody waits for."""
+    _dead.extend(subprocess.Popen(["true"]) for _ in range(count))
+    for grandchild in _dead:
+        os.waitid(os.P_PID, grandchild.pid, os.WEXITED | os.WNOWAIT)
+
+
+def become_zombie() -> None:
+    """End the main thread alone: the process is a zombie, and nobody can wait for it while another thread lives."""
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0)  # exit, of the thread that calls
+
+
 def say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
@@ -111,6 +130,8 @@ DEEDS: Mapping[str, Callable[[int], object]] = {
     "flood": flood,
     "long_line": lambda kibibytes: say("x" * kibibytes * 1024),
     "fork": lambda _: fork(),
+    "fork_zombies": fork_zombies,
+    "become_zombie": lambda _: become_zombie(),
     "exit": os._exit,
     "signal": lambda number: os.kill(os.getpid(), number),
     "ignore_term": lambda _: asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None),

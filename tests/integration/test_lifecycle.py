@@ -26,6 +26,7 @@ from tests.support.observing import (
 )
 from tests.support.router import RunningRouter, router
 from tests.support.waiting import wait_until
+from tests.support.wire import Wire
 
 pytestmark = pytest.mark.llama
 
@@ -81,6 +82,20 @@ def test_a_generating_model_is_never_cut_for_another(empty: RunningRouter) -> No
             assert ended
             assert wire.endswith(b"data: [DONE]\n\n")
         assert answer.result().status_code == 200
+
+
+def test_nothing_is_loaded_for_a_client_who_has_left(empty: RunningRouter) -> None:
+    before = loads(empty, "b")
+    with stream(empty, "slow", max_tokens=100) as first, stream(empty, "a", max_tokens=500) as second:
+        with Wire(empty.url) as leaver:
+            leaver.post("/v1/chat/completions", {"model": "b", "messages": [{"role": "user", "content": "Hi"}]})
+            wait_for_queue(empty, "b", 1)
+        wait_for_queue(empty, "b", 0)
+        for response in (second, first):
+            assert read_to_the_end(response)[1]
+    assert empty.chat("slow").status_code == empty.chat("a").status_code == 200
+    assert empty.status("b")["status"] == "off"
+    assert loads(empty, "b") == before
 
 
 def test_a_model_is_unloaded_when_idle_and_comes_back(models: Models, tmp_path: Path) -> None:

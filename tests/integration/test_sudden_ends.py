@@ -24,7 +24,7 @@ from tests.support.observing import (
     wait_for_queue,
     wait_for_status,
 )
-from tests.support.router import router
+from tests.support.router import RunningRouter, router
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.llama, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
@@ -122,19 +122,34 @@ def test_a_second_signal_is_obeyed_faster(models: Models, tmp_path: Path) -> Non
         assert not any(map(is_alive, left))
 
 
-def test_a_load_that_takes_too_long_is_given_up(models: Models, tmp_path: Path) -> None:
-    configured = {"never": {"model_path": str(models.chat), "flags": ["--never-ready"]}}
+def test_a_load_that_takes_too_long_is_given_up_with_all_that_came_of_it(models: Models, tmp_path: Path) -> None:
+    configured = {"never": {"model_path": str(models.chat), "flags": ["--never-ready", "--fork-grandchild"]}}
     env = {"LLAMA_SERVER_PATH": str(make_fake_binary(tmp_path))}
     with router(tmp_path, configured, system={"load_timeout_sec": 1}, env=env) as running, in_background() as pool:
         wait_for_llama(running)
         answer = pool.submit(running.chat, "never")
-        wait_until(lambda: "pid" in running.status("never"), what="the child's start")
-        pid = running.status("never")["pid"]
+        wait_until(lambda: "grandchild" in child_log(running, "never"), what="the child's start")
+        family = [running.status("never")["pid"], int(child_log(running, "never").split("grandchild ")[1].split()[0])]
+        assert all(map(is_alive, family))
+        assert booked(running)
         error = expect_error(answer.result(), 503, code="model_backing_off")
         assert "1 s" in error["message"]
         expect_retry_after(answer.result())
-        wait_until(lambda: not is_alive(pid), what="the end of the child")
+        wait_until(lambda: not any(map(is_alive, family)), what="the end of the whole tree")
+        wait_until(lambda: not booked(running), what="its memory")
         assert running.status("never")["status"] == "failed"
+
+
+def child_log(running: RunningRouter, model: str) -> str:
+    """What the model's children have said so far."""
+    file = running.folder / "state" / "logs" / f"{model}.log"
+    return file.read_text() if file.is_file() else ""
+
+
+def booked(running: RunningRouter) -> int:
+    """Bytes, on all devices."""
+    devices = running.client.get("/vram").json()["devices"]
+    return sum(int(device["booked_bytes"]) for device in devices)
 
 
 def test_a_generation_that_stalls_is_given_up(models: Models, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ class FakeChild:
         hangs: it was told to answer nothing.
     """
 
-    def __init__(self, connection: socket.socket, plans: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, connection: socket.socket, plans: Mapping[str, Mapping[str, Any]], met: Callable[[FakeChild], None]
+    ) -> None:
         self._connection = connection
         self._lines = connection.makefile("rb")
         self._asking = threading.Lock()
@@ -32,6 +34,7 @@ class FakeChild:
         self.pid: int = about["pid"]
         self.model: str = about["model"]
         self.port: int = about["port"]
+        met(self)
         connection.sendall(_line({"set": plans.get(self.model, {})}))
         self._lines.readline()
 
@@ -72,10 +75,12 @@ class Control:
     Attributes:
         path: of the socket.
         children: all that ever came, in that order.
+        met: called with each child that comes, before it may open its port.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.met: Callable[[FakeChild], None] = lambda child: None
         self.children: list[FakeChild] = []
         self._plans: dict[str, Mapping[str, Any]] = {}
         self._attending: list[threading.Thread] = []
@@ -117,7 +122,7 @@ class Control:
 
     def _attend(self, connection: socket.socket) -> None:
         try:
-            child = FakeChild(connection, self._plans)
+            child = FakeChild(connection, self._plans, self.met)
         except (OSError, ValueError):  # it died before it had said who it is
             connection.close()
             return
