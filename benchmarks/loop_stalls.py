@@ -28,7 +28,8 @@ import numpy as np
 import uvloop
 
 from benchmarks import machine
-from router.backends.llama_server import LlamaServerChild, LlamaServerLauncher, LlamaServerSpec
+from router.backends.llama_child import LlamaServerChild
+from router.backends.llama_server import LlamaServerLauncher, LlamaServerSpec
 from router.config import ModelConfig, Settings
 from router.core.types import HOST, Placement
 from router.inventory import inventory

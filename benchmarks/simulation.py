@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from benchmarks.traces import LOAD_SEC, SECONDS, Ask, Loop, Outcome, Trace, Wait
 from router.core.commands import Command, Evicted, Grant, Reject, Start, Stop, WakeAt
@@ -153,6 +154,9 @@ class World:
             self._take(self.scheduler.tick(self.now))
 
 
+AnyWorld = TypeVar("AnyWorld", bound=World)
+
+
 @dataclass(slots=True)
 class _Audience:
     """The clients of a trace, and how long each of their requests has waited."""
@@ -183,15 +187,15 @@ class _Audience:
         self.ask(loop.asks[step % len(loop.asks)], think)
 
 
-def room_for_one(models: Iterable[str], policy: Policy) -> World:
+def room_for_one(models: Iterable[str], policy: Policy, kind: type[AnyWorld]) -> AnyWorld:
     """Models of which only one fits into memory."""
     device = Device(HOST, DeviceKind.HOST, None, "RAM", 10 * _GIB, 10 * _GIB)
-    return World([ModelSpec(name, 1, Need(0, 6 * _GIB)) for name in models], policy=policy, devices=[device])
+    return kind([ModelSpec(name, 1, Need(0, 6 * _GIB)) for name in models], policy=policy, devices=[device])
 
 
 def simulate(trace: Trace, policy: Policy | None = None, *, world: World | None = None) -> Outcome:
     """Play a trace in a world, by default in one with room for one model."""
-    world = world or room_for_one(trace.models, policy or Policy())
+    world = world or room_for_one(trace.models, policy or Policy(), World)
     audience = _Audience(world, SECONDS)
     for loop in trace.loops:
         world.at(0.0, lambda loop=loop: audience.follow(loop))  # type: ignore[misc]

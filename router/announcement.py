@@ -26,6 +26,8 @@ def announce(settings: Settings, sock: socket.socket, demo: Path | None) -> None
     url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else address}:{port}"
     _log.info("llama-router %s listens on %s:%d with %d model(s)", __version__, address, port, len(settings.models))
     _log.info("%s", _who_may_come_in(settings))
+    for warning in settings.warnings:
+        _log.warning("%s", warning)
     if demo is not None:
         sys.stderr.write(welcome(url, next(iter(settings.models)), folder=demo, with_key=bool(settings.keys.clients)))
 

@@ -71,6 +71,8 @@ def _check_config(options: argparse.Namespace) -> int:
     settings = load_settings(config_path=options.config, environ=os.environ, host=options.host, port=options.port)
     for note in settings.notes:
         print(f"note: {note}")
+    for warning in settings.warnings:
+        print(f"warning: {warning}")
     if wants_demo(options.config, os.environ, Path.cwd()):
         print("There is no config.json here, and no BASE_MODELS_PATH: `serve` would start the demo.")
     else:

@@ -60,6 +60,12 @@ class UnsupportedByModel(InvalidRequest):
     code, should_retry = "unsupported_by_model", False
 
 
+class RemoteMediaRefused(InvalidRequest):
+    """A request names a picture, a sound or a film by its address; `param` tells where."""
+
+    code, should_retry = "remote_media_refused", False
+
+
 class AuthenticationFailed(RouterError):
     """No key, or a wrong one."""
 

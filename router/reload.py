@@ -161,4 +161,4 @@ def _told(reloaded: Reloaded, settings: Settings) -> Iterator[str]:
     yield f"configuration read anew: {told}; {reloaded.unchanged} model(s) as before"
     if reloaded.restart_required:
         yield f"these keys have changed, and hold only after a restart: {', '.join(reloaded.restart_required)}"
-    yield from settings.notes
+    yield from (*settings.notes, *settings.warnings)

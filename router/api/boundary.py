@@ -19,6 +19,7 @@ from router.api.errors import HeadersTooLarge, response_to, unexpected
 from router.api.forwarding import Proxies
 from router.api.named import named
 from router.api.paths import drop_trailing_slash
+from router.api.refusal import reason_of
 from router.api.routing import Routing
 from router.api.services import Services
 from router.config import Settings
@@ -43,15 +44,18 @@ class Front:
         self._routing = routing
         self._services = services
         self._access: Access
+        self._has_keys: bool
         self._cors: Cors | None
         proxies = services.settings.api.forwarded_allow_ips
         self._proxies = Proxies(proxies) if proxies else None
         self._log = access_log
+        self._refused = services.telemetry.connections.refused
         services.follow(self._adopt)
 
     def _adopt(self, settings: Settings) -> None:
         origins = settings.api.cors_origins
         self._access = Access(self._services)
+        self._has_keys = bool(settings.keys.clients)
         self._cors = Cors(origins) if origins else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,6 +78,8 @@ class Front:
         except Exception as error:  # noqa: BLE001 - the outermost boundary
             await _tell(error, scope, receive, send)
         finally:
+            if cycle.status >= 400 and (reason := reason_of(cycle.status, scope, keys=self._has_keys)) is not None:
+                self._refused[reason] += 1
             if self._log is not None and self._log.enabled:
                 self._log.write(_access_line(scope, context, cycle))
 

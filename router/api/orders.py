@@ -15,6 +15,7 @@ from router.api.endpoints import Claim, Endpoint
 from router.api.envelope import Envelope, parse_json
 from router.api.exchange import Order, configured_model, exchange
 from router.api.form import field_of
+from router.api.media import refuse_remote_media
 from router.api.named import named
 from router.api.overheard import overheard
 from router.api.priority import priority_of
@@ -51,10 +52,12 @@ async def carry_out(services: Services, wish: Wish, scope: Scope, receive: Recei
         settings = services.settings  # those that hold now: a body may take its time
         whole = len(body) <= settings.api.max_text_mb * MIB
         if whole and wish.endpoint.model_in == "json":
-            envelope = parse_json(body)
+            envelope, text = parse_json(body), body
         else:
-            envelope = await _envelope(settings, wish.endpoint, scope, body)
+            envelope, text = await _envelope(settings, wish.endpoint, scope, body)
         order, client = _order(settings, wish, scope, body, envelope), downstream_of(scope)
+        if settings.models[order.model].has_projector and not settings.api.allow_remote_media:
+            refuse_remote_media(text)
         if whole:
             order.pieces = cut(wish.endpoint.path, body)
         if settings.api.log_prompts and order.claim is Claim.SLOT:
@@ -92,19 +95,19 @@ def _order(settings: Settings, wish: Wish, scope: Scope, body: bytes, envelope: 
     )
 
 
-async def _envelope(settings: Settings, endpoint: Endpoint, scope: Scope, body: bytes) -> Envelope:
-    """Of what takes a while, in steps."""
+async def _envelope(settings: Settings, endpoint: Endpoint, scope: Scope, body: bytes) -> tuple[Envelope, bytes]:
+    """Of what takes a while, in steps; and what of the body may be JSON, condensed."""
+    if endpoint.model_in == "form":
+        content_type = named(scope).get(b"content-type", b"")
+        return Envelope(await field_of(body, content_type.decode("latin-1"), "model")), b""
+    text, limit = await condensed(body), settings.api.max_text_mb
     if endpoint.model_in == "json":
-        text, limit = await condensed(body), settings.api.max_text_mb
         if len(text) > limit * MIB:
             message = f"Beside base64 without line breaks the body has more than {limit} MB of JSON (api.max_text_mb)."
             raise BodyTooLarge(message)
-        return parse_json(text)
-    if endpoint.model_in == "form":
-        content_type = named(scope).get(b"content-type", b"")
-        return Envelope(await field_of(body, content_type.decode("latin-1"), "model"))
+        return parse_json(text), text
     # What takes a slot may well stream; what that means is the child's business.
-    return Envelope(None, stream=endpoint.claim is Claim.SLOT)
+    return Envelope(None, stream=endpoint.claim is Claim.SLOT), text
 
 
 def _detour(endpoint: Endpoint, envelope: Envelope, body: bytes) -> Assembly | None:

@@ -24,7 +24,7 @@ from router.api.endpoints import dialect_of
 from router.api.errors import HeadersTooLarge, RequestTimeout
 from router.api.outflow import Outflow
 from router.api.pace import Pace
-from router.api.refusal import check_head, refusal
+from router.api.refusal import check_head, refusal, unreadable
 from router.api.scope import address_of, head_size, http_scope
 from router.errors import InvalidRequest, Overloaded, RouterError
 from router.telemetry.connections import Refusal
@@ -127,7 +127,7 @@ class HttpProtocol(asyncio.Protocol):
                 data, self._declined = self._declined + data[upgrade.args[0] :], b""
                 continue
             except HttpParserError as error:
-                self._refuse(*_reason(error))
+                self._refuse(*unreadable(error))
             else:
                 self._check_bounds()
             break
@@ -392,12 +392,3 @@ class HttpProtocol(asyncio.Protocol):
     def _watch_the_rest(self) -> None:
         if self._transport.get_write_buffer_size():
             self._outflow.watch(self._transport, self._give_up)
-
-
-def _reason(error: HttpParserError) -> tuple[RouterError, Refusal]:
-    """Why the parser stopped, in words for people; what a callback raised is told by its own."""
-    cause = error.__context__
-    if isinstance(cause, Overloaded):
-        return cause, "requests"
-    told = cause if isinstance(cause, RouterError) else InvalidRequest(f"This is not valid HTTP: {error}.")
-    return told, "malformed"

@@ -8,7 +8,7 @@ that sends requests across (`Origin`).
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
@@ -58,12 +58,15 @@ class Strangers:
             return True
         return self._open and bool(host) and (_is_address(host) or "." not in host or host.endswith(_PRIVATE))
 
-    def _is_of_a_foreign_page(self, headers: Iterable[tuple[bytes, bytes]], hosts: list[str]) -> bool:
+    def _is_of_a_foreign_page(self, headers: Sequence[tuple[bytes, bytes]], hosts: list[str]) -> bool:
         if self._any_page:
             return False
+        if all(name != b"origin" for name, _ in headers):
+            # An <img>, <iframe> or link of a foreign page; some GETs have a model loaded. Whatever a page reads, or
+            # sends by another method, says where it comes from.
+            foreign = (b"cross-site", b"same-site") if any(map(_has_siblings, hosts)) else (b"cross-site",)
+            return any(name == b"sec-fetch-site" and value in foreign for name, value in headers)
         for name, value in headers:
-            if name == b"sec-fetch-site" and value == b"cross-site" and not any(one == b"origin" for one, _ in headers):
-                return True  # an <img>, <iframe> or link of a foreign page; some GETs have a model loaded
             if name == b"origin" and (origin := _text(value)) not in self._origins:
                 host = _host_of(origin)
                 if not (_is_loopback_name(host) or (host and host in hosts)):
@@ -101,6 +104,14 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _has_siblings(host: str) -> bool:
+    """Whether hosts of other people may be of its site: `evil.example.org` beside `llm.example.org`.
+
+    An address, and a name without a dot, is a site by itself: on it are other ports at most.
+    """
+    return "." in host and not _is_address(host)
 
 
 def _is_loopback(host: str) -> bool:

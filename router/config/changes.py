@@ -16,6 +16,7 @@ from router.config.settings import Settings
 LIVE: Mapping[str, frozenset[str]] = {
     "api": frozenset(
         (
+            "allow_remote_media",
             "allow_unauthenticated",
             "allowed_hosts",
             "api_keys",

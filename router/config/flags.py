@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 PARALLEL_FLAGS = ("-np", "--parallel")
+PROJECTOR_FLAGS = ("-mm", "--mmproj", "-mmu", "--mmproj-url")
+PROJECTOR_VARIABLE = "LLAMA_ARG_MMPROJ"  # and, with more behind it, the address of one
 EMBEDDING_FLAGS = ("--embedding", "--embeddings", "--rerank", "--reranking")
 
 
@@ -72,6 +74,7 @@ RULES = (
         ),
         "it would let clients run commands or reach other hosts from this machine",
     ),
+    Rule(("--media-path",), (), "it would let clients have files of this machine read; they send media themselves"),
     Rule(
         ("--log-file", "--log-disable"),
         ("LLAMA_ARG_LOG_FILE", "LLAMA_LOG_FILE"),

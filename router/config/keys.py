@@ -6,6 +6,7 @@ Everywhere else a key is known by its name: in the access log, in metrics, in me
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ _ADMIN, _METRICS = OTHER_KEYS
 # Of each key that has a variable of its own.
 VARIABLE_OF = {_DEFAULT: "API_KEY", _ADMIN: "ADMIN_API_KEY", _METRICS: "METRICS_TOKEN"}
 _MOST_FILE = 4096  # bytes
+_SECRETS = Path("/run/secrets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,34 @@ def read_keys(environ: Mapping[str, str], api: ApiConfig, folder: Path, problems
             continue
         found[one.name], origins[key.digest] = key, one.where
     return Keys(admin=found.pop(_ADMIN, None), metrics=found.pop(_METRICS, None), clients=tuple(found.values()))
+
+
+def exposed_files(api: ApiConfig, keys: Keys, folder: Path) -> Iterator[str]:
+    """A note on each `key_file` in which every account of this machine can read a key; a digest may be read.
+
+    Args:
+        keys: those that were read.
+        folder: of relative `key_file`s.
+    """
+    told = {key.name for key in keys.clients if key.secret is not None}
+    for name, source in api.api_keys.items():
+        if name in told and source.key_file is not None and _is_exposed(file := absolute(source.key_file, folder)):
+            where = key_path(("api", "api_keys", name, "key_file"))
+            yield f"{where}: every account of this machine can read {file}; chmod 600, or 640 with the router's group"
+
+
+def _is_exposed(file: Path) -> bool:
+    """By its mode and those of the folders on the way.
+
+    Not where containers get their secrets, readable for all by custom: no account is there but the router's.
+    """
+    try:
+        real = file.resolve()
+        if os.name != "posix" or _SECRETS in real.parents or not real.stat().st_mode & stat.S_IROTH:
+            return False
+        return all(parent.stat().st_mode & stat.S_IXOTH for parent in real.parents)
+    except OSError:
+        return False  # it cannot be read, which is told elsewhere
 
 
 def _listed(text: str, problems: list[Problem]) -> Iterator[_Written]:

@@ -18,6 +18,8 @@ from pydantic_core import PydanticCustomError
 from router.config.flags import (
     EMBEDDING_FLAGS,
     PARALLEL_FLAGS,
+    PROJECTOR_FLAGS,
+    PROJECTOR_VARIABLE,
     flag_name,
     flag_value,
     has_flag,
@@ -189,6 +191,7 @@ class ApiConfig(_Section):
         allowed_hosts: names by which clients without a key may call the router.
         api_keys: by name.
         log_prompts: what is asked and answered may be logged.
+        allow_remote_media: models may fetch what requests name by address.
     """
 
     host: Annotated[str, AfterValidator(_check_host)] = "0.0.0.0"
@@ -203,6 +206,7 @@ class ApiConfig(_Section):
     allow_unauthenticated: bool = False
     allowed_hosts: Annotated[tuple[Annotated[str, AfterValidator(_check_allowed_host)], ...], FromList] = ()
     log_prompts: bool = False
+    allow_remote_media: bool = False
     stream_ping_sec: PingInterval = 15.0
     send_timeout_sec: ClientTimeout = 60.0
     header_timeout_sec: ClientTimeout = 20.0
@@ -295,6 +299,12 @@ class ModelConfig(_Section):
     def writes_no_text(self) -> bool:
         """Its flags restrict the child to embedding or ranking."""
         return has_flag(self.flags, *EMBEDDING_FLAGS)
+
+    @cached_property
+    def has_projector(self) -> bool:
+        """Its child sees or hears, so that requests may hold media."""
+        named = any(PROJECTOR_VARIABLE in name.upper() for name in self.env)
+        return named or has_flag(self.flags, *PROJECTOR_FLAGS)
 
     @cached_property
     def parallel(self) -> int | None:

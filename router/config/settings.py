@@ -10,7 +10,7 @@ from types import MappingProxyType
 from router.config.catalog import Catalog, build_catalog
 from router.config.files import absolute, shard_files
 from router.config.flags import telling_flag, telling_variable
-from router.config.keys import Keys, read_keys
+from router.config.keys import Keys, exposed_files, read_keys
 from router.config.models import ApiConfig, ModelConfig, SystemConfig, parallel_slots
 from router.config.problems import key_path, nearest, shown
 from router.errors import ConfigError, Problem
@@ -26,6 +26,7 @@ class Settings:
         source: the file that was read; None = none.
         keys: what clients must present; without any only loopback peers may come in.
         notes: what was left out or looks odd, for the log.
+        warnings: what works, and should not stay as it is.
     """
 
     api: ApiConfig
@@ -34,6 +35,7 @@ class Settings:
     source: Path | None
     keys: Keys
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
     _names: Mapping[str, str] = field(repr=False)
     _files: Mapping[str, Path] = field(repr=False)
 
@@ -164,6 +166,7 @@ def assemble(
         source=source,
         keys=keys,
         notes=tuple(catalog.notes),
+        warnings=tuple(exposed_files(api, keys, folder)),
         _names=MappingProxyType(catalog.names),
         _files=MappingProxyType(catalog.files),
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from router.core.commands import Reject, RejectCode
-from router.core.forecast import expected_wait, shortage
+from router.core.forecast import expected_wait
 from router.core.lifecycle import Health
+from router.core.obstacle import shortage
 from router.core.records import Model, State
 from router.core.types import Ticket
 

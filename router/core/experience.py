@@ -4,7 +4,9 @@ it is asked again at once when it has run dry."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from statistics import fmean
 
 # A load that was never seen is guessed from the bytes: what a disk gives in a second, and the start of a process.
 _BYTES_PER_SEC = 1e9
@@ -53,6 +55,11 @@ class Returns:
     mean: float | None = None
     deviation: float = 0.0
     dry_since: float | None = None
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether it has been asked again at once before, and probably will be, as by a client in a loop."""
+        return self.mean is not None and self.likelihood >= _WORTH_LINGERING
 
     def ran_dry(self, now: float) -> None:
         self.dry_since = now
@@ -134,3 +141,25 @@ class Experience:
         if returns.dry_since is None or returns.likelihood * self.load_seconds <= waiting * linger:
             return -math.inf
         return returns.dry_since + linger
+
+
+class Pace:
+    """What loads and requests take. What a model has not shown yet is the mean of those that have, else a guess."""
+
+    def __init__(self, seen: Iterable[Experience]) -> None:
+        seen = tuple(seen)
+        self._load = _mean(one.load for one in seen)
+        self._service = _mean(one.service for one in seen)
+
+    def load(self, seen: Experience) -> float:
+        """Seconds from the start of a child to READY."""
+        return seen.load_seconds if seen.load.value is not None or self._load is None else self._load
+
+    def service(self, seen: Experience) -> float:
+        """Seconds for which a request keeps a slot."""
+        return seen.service_seconds if seen.service.value is not None or self._service is None else self._service
+
+
+def _mean(averages: Iterable[Average]) -> float | None:
+    values = [one.value for one in averages if one.value is not None]
+    return fmean(values) if values else None

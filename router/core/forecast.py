@@ -2,76 +2,158 @@
 
 from __future__ import annotations
 
-from router.core.lifecycle import LEAVING, Health, ReplicaState
-from router.core.placement import Shortage, place
-from router.core.records import Model, State
-from router.core.types import Obstacle
+import math
+from functools import cached_property
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
 
-_MIB = 1024**2
+from router.core.experience import Pace
+from router.core.lifecycle import LEAVING, ReplicaState
+from router.core.records import Model, Replica, State
+from router.core.turns import SHORTEST_SEC, line_seconds, turn_length, weight
+from router.core.types import Priority
 
 
 def expected_wait(state: State, model: Model, ahead: int, now: float) -> float:
     """Seconds until a request gets its slot if those before it in the line of its model take `ahead` slots."""
-    serving = model.serving
-    service = state.service_seconds(model)
-    if not serving:
-        return _until_ready(state, model, now) + ahead // model.spec.slots * service
-    slots = sum(replica.slots for replica in serving)
-    free = slots - sum(replica.busy for replica in serving)
-    return 0.0 if ahead < free else (ahead - free + 1) * service / slots
+    return Outlook(state, now).wait(model, ahead)
 
 
-def obstacle(state: State, model: Model) -> Obstacle | None:
-    """Why the first of the line waits; None when nobody does."""
-    if not model.queue:
-        return None
-    replica = model.leader
-    if replica is not None and replica.is_coming:
-        return Obstacle.LOADING
-    if replica is not None and replica.state is ReplicaState.READY:
-        return Obstacle.SLOT
-    if (replica is not None and replica.state in LEAVING) or _makes_way(state, model):
-        return Obstacle.DRAINING
-    return Obstacle.MEMORY if model.is_hungry else Obstacle.FAILURE
+class Visit(NamedTuple):
+    """The next stay in memory of a model that waits for it: `seconds` are its load and its turn."""
+
+    model: Model
+    claim: float
+    promised: bool
+    density: float
+    seconds: float
+
+    def rank(self, at: float) -> tuple[float, ...]:
+        """The order in which memory is given away at a time; see `plan`."""
+        return (0, self.claim) if self.claim <= at else (1 if self.promised else 2, -self.density)
 
 
-def shortage(state: State, model: Model) -> str:
-    """The memory that keeps a model out, with the arithmetic; empty when it has a replica, or memory is not why."""
-    if model.replicas or model.health is not Health.AVAILABLE:
-        return ""
-    found = place(model.need, state.ledger.available(), state.ledger.capacity())
-    if not isinstance(found, Shortage):
-        return ""
-    devices = [view for view in state.ledger.views() if view.device.id in found.missing]
-    faults = [f"{view.device.id} cannot be read: {view.fault}" for view in devices if view.fault]
-    others = [f"{view.others // _MIB:,} MiB of {view.device.id} are in use by other processes" for view in devices
-              if not view.fault and view.others >= _MIB]  # fmt: skip
-    return "; ".join([found.message, *faults, *others])
+class Outlook:
+    """What is foretold at one moment. What all models' forecasts have in common is worked out once."""
 
+    def __init__(self, state: State, now: float) -> None:
+        self._state, self._now = state, now
 
-def _makes_way(state: State, model: Model) -> bool:
-    return any(replica.makes_room_for == model.spec.name for replica in state.replicas.values())
+    def wait(self, model: Model, ahead: int) -> float:
+        """Seconds until a request gets its slot if those before it in the line of its model take `ahead` slots."""
+        state, now = self._state, self._now
+        serving = model.serving
+        service = self._pace.service(model.experience)
+        if not serving:
+            line = ahead // model.spec.slots * service
+            return self._until_ready(model) + line + self._turns_of_others(model, line, turn_length(state, model, now))
+        slots = sum(replica.slots for replica in serving)
+        free = slots - sum(replica.busy for replica in serving)
+        if ahead < free:
+            return 0.0
+        pace = service / slots
+        line = min(pace, self._until_a_slot(model)) + (ahead - free) * pace
+        return line + self._turns_of_others(model, line, max(self._next_claim, self._turn_ends(model)) - now)
 
+    @cached_property
+    def _visits(self) -> list[Visit]:
+        return [self._visit(model, model.urgency()) for model in self._state.models.values() if model.is_hungry]
 
-def _until_ready(state: State, model: Model, now: float) -> float:
-    """Seconds until its replica can serve: room must be made, the model loaded."""
-    replica = model.leader
-    load = state.load_seconds(model)
-    if replica is not None and replica.state is ReplicaState.STARTING and replica.started is not None:
-        return max(0.0, replica.started + load - now)
-    if replica is not None and replica.state is ReplicaState.RESERVED:
-        return load
-    pause = max(0.0, (model.retry_at or now) - now)
-    return max(pause, _until_room(state, model, now)) + load
+    @cached_property
+    def _next_claim(self) -> float:
+        return min((visit.claim for visit in self._visits), default=math.inf)
 
+    @cached_property
+    def _pace(self) -> Pace:
+        return self._state.pace()
 
-def _until_room(state: State, model: Model, now: float) -> float:
-    """Seconds until another can make room, at the latest; the longest lease on it comes on top."""
-    residents = [(m, replica) for m in state.models.values() for replica in m.serving]
-    if len({replica.model for replica in state.replicas.values()}) < state.policy.max_models and not model.is_hungry:
-        return 0.0  # nothing says that it will not fit
-    if model.promised or not residents or any(other.rests(replica) for other, replica in residents):
-        return 0.0
-    claim = model.urgency() if model.queue else now + min(state.policy.priority_offsets.values())
-    turns = [(replica.ready or replica.since) + state.residency(other) for other, replica in residents]
-    return max(0.0, max(claim, min(turns)) - now)
+    def _visit(self, model: Model, claim: float) -> Visit:
+        load = self._pace.load(model.experience)
+        line = model.queue.width * self._pace.service(model.experience) / model.spec.slots
+        density = weight(model) / max(SHORTEST_SEC, load + line)
+        return Visit(model, claim, model.promised, density, load + self._stay(model, line))
+
+    def _stay(self, model: Model, line: float) -> float:
+        """How long a model that is loaded now will serve a line of so many seconds until another has its place."""
+        residency = self._state.residency(model)
+        return residency if model.experience.returns.is_expected else min(residency, line)
+
+    def _until_a_slot(self, model: Model) -> float:
+        """Seconds until the first of its running requests ends, if it takes as long as others did."""
+        ages = [self._now - run.since for replica in model.serving for run in replica.leases.values()]
+        return max(0.0, self._pace.service(model.experience) - max(ages, default=0.0))
+
+    def _turns_of_others(self, model: Model, line: float, turn: float) -> float:
+        """What a line of so many seconds is held up by, if its model must yield after `turn` and comes again."""
+        if line <= turn or model.spec.pinned:
+            return 0.0
+        others = [visit.seconds for visit in self._visits if visit.model is not model]
+        if not others:
+            return 0.0
+        rounds = 1 + int((line - turn) / max(1.0, self._state.residency(model)))
+        return rounds * (self._pace.load(model.experience) + sum(others))
+
+    def _until_ready(self, model: Model) -> float:
+        """Seconds until its replica can serve: room must be made, the model loaded."""
+        replica = model.leader
+        load = self._pace.load(model.experience)
+        if replica is not None and replica.state is ReplicaState.STARTING and replica.started is not None:
+            return max(0.0, replica.started + load - self._now)
+        if replica is not None and replica.state is ReplicaState.RESERVED:
+            return load
+        pause = max(0.0, (model.retry_at or self._now) - self._now)
+        return max(pause, self._until_room(model)) + load
+
+    def _until_room(self, model: Model) -> float:
+        """Seconds until it has a place in memory, after those who come before it.
+
+        Whoever is in memory leaves its place when it has run dry, or must yield; the places are given to those who wait
+        for one as `plan` would, and each of them stays for its turn.
+        """
+        state, now = self._state, self._now
+        if (
+            len({replica.model for replica in state.replicas.values()}) < state.policy.max_models
+            and not model.is_hungry
+        ):
+            return 0.0  # nothing says that it will not fit
+        claim = model.urgency() if model.queue else now + state.policy.priority_offsets[Priority.NORMAL]
+        places = [at for replica in state.replicas.values() if (at := self._leaves(replica, claim)) < math.inf]
+        if not places:
+            return max(0.0, claim - now)
+        heapify(places)
+        if model.promised:
+            return max(0.0, places[0] - now)
+        own, others = self._visit(model, claim), [visit for visit in self._visits if visit.model is not model]
+        while others:
+            at = max(now, heappop(places))
+            first = min(others, key=lambda visit: visit.rank(at))
+            if own.rank(at) <= first.rank(at):
+                return at - now
+            others.remove(first)
+            heappush(places, at + first.seconds)
+        return max(0.0, places[0] - now)
+
+    def _leaves(self, replica: Replica, claim: float) -> float:
+        """When this replica's place will be free for another that claims it then; infinite if it will not."""
+        state, now = self._state, self._now
+        model = state.models[replica.model]
+        if model.spec.pinned:
+            return math.inf
+        if replica.state in LEAVING:
+            return now
+        if replica.is_coming:
+            began = now if replica.started is None else replica.started
+            ready = max(now, began + self._pace.load(model.experience))
+            return ready + self._stay(model, line_seconds(state, model))
+        due = max(min(claim, self._next_claim), self._turn_ends(model))
+        if model.rests(replica):
+            waiting = sum(weight(visit.model) for visit in self._visits)
+            return min(due, max(now, model.experience.lingers_until(waiting)))
+        if model.experience.returns.is_expected:
+            return due
+        return min(due, now + self._until_a_slot(model) + line_seconds(state, model))
+
+    def _turn_ends(self, model: Model) -> float:
+        """From when on a model that serves makes room for a claim that is due."""
+        ready = max((replica.ready or replica.since for replica in model.serving), default=self._now)
+        return ready + turn_length(self._state, model, self._now)

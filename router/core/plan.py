@@ -12,11 +12,8 @@ from router.core.lifecycle import LEAVING, ReplicaState
 from router.core.placement import Shortage
 from router.core.records import Model, Replica, State, Want
 from router.core.room import Room, beside_pinned
-from router.core.types import DeviceId, Placement, Priority
-
-# What a waiting request of each class is worth when it is chosen whom to load next.
-_WEIGHTS = {Priority.HIGH: 4.0, Priority.NORMAL: 1.0, Priority.LOW: 0.25}
-_SHORTEST_SEC = 1e-3
+from router.core.turns import density, turn_length, weight
+from router.core.types import DeviceId, Placement
 
 
 @dataclass(slots=True)
@@ -79,20 +76,7 @@ def _turn(state: State, model: Model, now: float) -> tuple[float, ...]:
     urgency = model.urgency()
     if urgency <= now:
         return (0, urgency, model.yielded)
-    return (1 if model.promised else 2, -_density(state, model), urgency, -model.want)
-
-
-def _density(state: State, model: Model) -> float:
-    """Weighted requests that wait, per second that loading the model and serving them takes."""
-    if not model.queue:
-        return 0.0
-    serving = model.queue.width * state.service_seconds(model) / model.spec.slots
-    return _weight(model) / max(_SHORTEST_SEC, state.load_seconds(model) + serving)
-
-
-def _weight(model: Model) -> float:
-    """What its waiters count together."""
-    return sum(_WEIGHTS[priority] * count for priority, count in model.queue.by_priority().items())
+    return (1 if model.promised else 2, -density(state, model), urgency, -model.want)
 
 
 def _may_return(state: State, replica: Replica) -> bool:
@@ -208,7 +192,7 @@ def _ids(victims: Iterable[tuple[Replica, str]]) -> set[int]:
 def _candidates(state: State, model: Model, result: Plan, now: float) -> list[Replica]:
     """Replicas that may make room for this model: extra ones, then idle ones, then busy ones, the least worth first."""
     found: list[tuple[tuple[float, ...], Replica]] = []
-    waiting = sum(_weight(hungry) for hungry in state.models.values() if hungry.is_hungry)
+    waiting = sum(weight(hungry) for hungry in state.models.values() if hungry.is_hungry)
     for other in state.models.values():
         spare = extras(other)
         for replica in other.replicas:
@@ -240,24 +224,11 @@ def _base_until(state: State, other: Model, replica: Replica, *, model: Model, w
     While it idles it is kept for a likely return alone, unless it is to be kept whether it works or not.
     """
     ready = replica.since if replica.ready is None else replica.ready
-    due = max(model.urgency(), ready + _turn_length(state, other, now))
+    due = max(model.urgency(), ready + turn_length(state, other, now))
     is_kept = bool(other.spec.min_replicas) and model.want is not Want.OPERATOR
     if is_kept or not other.rests(replica):
         return due
     return min(due, other.experience.lingers_until(waiting))
-
-
-def _turn_length(state: State, model: Model, now: float) -> float:
-    """Seconds after it became ready for which a model that has work need not yield to a claim that is due.
-
-    Its residency; and up to a load more for a short line that is not low priority: to come back for it takes longer.
-    """
-    residency, load = state.residency(model), state.load_seconds(model)
-    key = model.queue.head_key()
-    if key is None or key > now + state.policy.priority_offsets[Priority.NORMAL]:
-        return residency
-    line = model.queue.width * state.service_seconds(model) / model.slots
-    return residency + load if line <= load else residency
 
 
 def _worth(state: State, now: float, model: Model, replica: Replica) -> tuple[float, float]:

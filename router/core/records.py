@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from statistics import fmean
 from typing import NamedTuple
 
 from router.core.affinity import Known
-from router.core.experience import Average, Experience
+from router.core.experience import Average, Experience, Pace
 from router.core.failures import FailureRecord
 from router.core.ledger import Ledger
 from router.core.lifecycle import (
@@ -343,13 +341,19 @@ class State:
             for name, own in excluded.items()
         }
 
+    def pace(self) -> Pace:
+        """How fast models load and serve, to be asked about several of them."""
+        return Pace(model.experience for model in self.models.values())
+
     def load_seconds(self, model: Model) -> float:
         """How long this model's load takes: its own measure, else the mean of the others', else a guess."""
-        return _known(model, self.models.values(), lambda seen: seen.load) or model.experience.load_seconds
+        own = model.experience.load.value
+        return self.pace().load(model.experience) if own is None else own
 
     def service_seconds(self, model: Model) -> float:
         """How long a request keeps a slot of this model, known in the same ways."""
-        return _known(model, self.models.values(), lambda seen: seen.service) or model.experience.service_seconds
+        own = model.experience.service.value
+        return self.pace().service(model.experience) if own is None else own
 
     def residency(self, model: Model) -> float:
         """Seconds for which a replica of this model that has work is left alone after it became ready."""
@@ -383,12 +387,3 @@ class State:
     def next_claim(self) -> float:
         """When the first claim of a model without a replica falls due, or fell; infinite when there is none."""
         return min((model.urgency() for model in self.models.values() if model.is_hungry), default=math.inf)
-
-
-def _known(model: Model, models: Iterable[Model], what: Callable[[Experience], Average]) -> float | None:
-    """The model's own measure, else the mean of all that have one, else None."""
-    own = what(model.experience).value
-    if own is not None:
-        return own
-    measured = [seconds for other in models if (seconds := what(other.experience).value) is not None]
-    return fmean(measured) if measured else None

@@ -345,7 +345,7 @@ class Policy:
     Attributes:
         priority_offsets: seconds added to a ticket's arrival to give its fixed virtual deadline.
         min_residency: seconds a replica that has work is left alone after it became ready; None = twice what its model
-            takes to load, within 1 to 30.
+            takes to load, within 1 to 30, and up to a load more to finish a short line.
         restart_grace: a child that dies after this many seconds of READY restarts at once, uncounted.
         failure_limit: so many failures, none of them forgotten, make a model FAILED.
         healthy_time: after so many seconds of READY in all since the last failure, failures are forgotten.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from router.core.forecast import expected_wait, obstacle, shortage
+from router.core.forecast import Outlook
 from router.core.ledger import Ledger
 from router.core.lifecycle import Health, ReplicaState, outward
+from router.core.obstacle import obstacle, shortage
 from router.core.records import Model, Replica, State
 from router.core.types import DeviceId, ModelView, ReplicaView
 
 
-def model_view(state: State, model: Model, now: float) -> ModelView:
-    """Describe a model as it is at `now`."""
+def model_view(state: State, model: Model, now: float, outlook: Outlook | None = None) -> ModelView:
+    """Describe a model as it is at `now`; `outlook` is that moment's, where several are described."""
     replica = model.leader
     replicas = tuple(_replica_view(state.ledger, one) for one in model.replicas)
     oldest = model.queue.oldest_arrival()
@@ -37,7 +38,7 @@ def model_view(state: State, model: Model, now: float) -> ModelView:
         estimate=model.need,
         head_deadline=model.urgency() if model.queue else None,
         obstacle=obstacle(state, model),
-        expected_wait=expected_wait(state, model, model.queue.width, now),
+        expected_wait=(outlook or Outlook(state, now)).wait(model, model.queue.width),
         load_seconds=model.experience.load.value,
         service_seconds=model.experience.service.value,
         cut="" if replica is None else replica.cut,

@@ -7,21 +7,18 @@ GgufError. Nothing is mapped: a file that shrinks while it is read must not end 
 
 from __future__ import annotations
 
-import re
 import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
 
 from router.devices.ggml_types import GGML_TYPES
+from router.devices.gguf_reader import Malformed, Reader
 
-MAX_HEADER_BYTES = 128 * 1024**2  # the largest real ones (260k tokens and their merges) have about 20 MiB
 MAX_KEYS = 16_384
 MAX_TENSORS = 16_384  # the largest real models have some thousand
-MAX_SKIPPED_STRINGS = 2_000_000  # bounds the time: about 0.1 µs each; the largest real vocabularies have 800k
 MAX_KEY_BYTES = 1024
 MAX_STRING_BYTES = 4 * 1024**2
 MAX_NAME_BYTES = 64  # of a tensor: ggml's GGML_MAX_NAME
@@ -31,12 +28,9 @@ MAX_KEPT_TEXT_BYTES = 6 * 1024**2  # of all strings together; four times as many
 MAX_KEPT_VALUES = 131_072  # of all arrays together; some 36 bytes each in memory
 DEFAULT_ALIGNMENT = 32
 
-_CHUNK = 1024**2
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TYPE_NAMES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64")
 _STRING, _ARRAY = 8, 9
-_U64 = struct.Struct("<Q")
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _POOLING_NONE, _POOLING_RANK = 0, 4  # llama.h, enum llama_pooling_type
 # Architectures of llama.cpp that only embed (llama-arch.cpp), besides those with "bert" in their name.
 _ENCODERS = frozenset({"gemma-embedding", "llama-embed", "t5encoder"})
@@ -158,125 +152,25 @@ def read_header(path: Path) -> GgufHeader:
     try:
         size = _regular_size(path)
         with path.open("rb") as file:
-            return _Parser(_Reader(file, size)).header()
+            return _Parser(Reader(file, size)).header()
     except OSError as error:
         raise GgufError(f"{path}: {error.strerror or error}") from error
-    except _Malformed as error:
-        raise GgufError(f"{path}: {error}") from None
-
-
-def split_files(path: Path) -> tuple[Path, ...]:
-    """All shards of a model, in order, from the path of any one (`name-00001-of-00003.gguf`); else the path alone.
-
-    Raises:
-        GgufError: a shard is missing; names it.
-    """
-    match = _SHARD.fullmatch(path.name)
-    if match is None:
-        return (path,)
-    number, count = int(match["no"]), int(match["count"])
-    if not 1 <= number <= count:
-        raise GgufError(f"{path}: shard {number} of {count} cannot be; check the file's name")
-    shards = tuple(path.with_name(f"{match['stem']}-{no:05}-of-{count:05}.gguf") for no in range(1, count + 1))
-    for shard in shards:
-        if not shard.is_file():
-            raise GgufError(f"{shard}: this shard is missing; all {count} files of the model belong in one folder")
-    return shards
-
-
-def total_size(path: Path) -> int:
-    """Bytes of the model's file, or of all its shards together. Raises GgufError as `split_files` does."""
-    try:
-        return sum(_regular_size(shard) for shard in split_files(path))
-    except OSError as error:
-        raise GgufError(f"{error.filename or path}: {error.strerror or error}") from error
-    except _Malformed as error:
+    except Malformed as error:
         raise GgufError(f"{path}: {error}") from None
 
 
 def _regular_size(path: Path) -> int:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
-        raise _Malformed("not a file")
+        raise Malformed("not a file")
     return status.st_size
-
-
-class _Malformed(Exception):
-    """What is wrong with the content; becomes a GgufError once the file's name is known."""
-
-
-class _Reader:
-    """Little-endian values from a file, in chunks, never past its end or the bound of a header."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.size = size
-        self._file = file
-        self._base = 0  # the file's offset of the chunk
-        self._chunk = b""
-        self._at = 0  # in the chunk; may lie behind its end after a skip
-        self._skipped = 0
-        self.where = "the header"
-
-    @property
-    def position(self) -> int:
-        return self._base + self._at
-
-    def bytes(self, count: int) -> bytes:
-        if self._at + count > len(self._chunk):
-            self._fill(count)
-        piece = self._chunk[self._at : self._at + count]
-        self._at += count
-        return piece
-
-    def number(self, code: str) -> int:
-        return int(struct.unpack(f"<{code}", self.bytes(struct.calcsize(code)))[0])
-
-    def string(self, limit: int, what: str) -> str:
-        length = self.number("Q")
-        if length > limit:
-            raise _Malformed(f"{what} is {length:,} bytes long; at most {limit:,} are allowed")
-        return self.bytes(length).decode("utf-8", errors="replace")
-
-    def skip(self, count: int) -> None:
-        self._at += count
-        self._check(0)
-
-    def skip_strings(self, count: int) -> None:
-        self._skipped += count
-        if self._skipped > MAX_SKIPPED_STRINGS:
-            raise _Malformed(f"its arrays hold more than {MAX_SKIPPED_STRINGS:,} strings")
-        length_at = _U64.unpack_from
-        while count:
-            if self._at + 8 > len(self._chunk):
-                self._fill(8)
-            chunk, at, last = self._chunk, self._at, len(self._chunk) - 8
-            while count and at <= last:
-                at += 8 + length_at(chunk, at)[0]
-                count -= 1
-            self._at = at
-            self._check(0)
-
-    def _fill(self, count: int) -> None:
-        self._check(count)
-        self._base, self._at = self.position, 0
-        self._file.seek(self._base)
-        self._chunk = self._file.read(max(count, _CHUNK))
-        if len(self._chunk) < count:
-            raise _Malformed("became shorter while it was read; is it still being downloaded?")
-
-    def _check(self, count: int) -> None:
-        end = self.position + count
-        if end > self.size:
-            raise _Malformed(f"cut short: {self.where} goes on after the file's {self.size:,} bytes; download it again")
-        if end > MAX_HEADER_BYTES:
-            raise _Malformed(f"its header is longer than {MAX_HEADER_BYTES:,} bytes")
 
 
 @dataclass(slots=True)
 class _Parser:
     """One pass over the header."""
 
-    reader: _Reader
+    reader: Reader
     metadata: dict[str, Value] = field(default_factory=dict)
     kept_text: int = 0
     kept_values: int = 0
@@ -296,24 +190,24 @@ class _Parser:
 
     def _version(self) -> int:
         if self.reader.size < 4 or self.reader.bytes(4) != b"GGUF":
-            raise _Malformed("not a GGUF file (it does not begin with `GGUF`)")
+            raise Malformed("not a GGUF file (it does not begin with `GGUF`)")
         version = self.reader.number("I")
         if version & 0xFFFF == 0:
-            raise _Malformed("a big-endian GGUF file; convert it with gguf-py's gguf_convert_endian")
+            raise Malformed("a big-endian GGUF file; convert it with gguf-py's gguf_convert_endian")
         if version not in {2, 3}:
-            raise _Malformed(f"GGUF version {version}; versions 2 and 3 can be read")
+            raise Malformed(f"GGUF version {version}; versions 2 and 3 can be read")
         return version
 
     def _bounded(self, what: str, limit: int) -> int:
         count = self.reader.number("Q")
         if count > limit:
-            raise _Malformed(f"announces {count:,} {what}; at most {limit:,} are allowed")
+            raise Malformed(f"announces {count:,} {what}; at most {limit:,} are allowed")
         return count
 
     def _pair(self) -> None:
         key = self.reader.string(MAX_KEY_BYTES, "a metadata key")
         if not key or key in self.metadata:
-            raise _Malformed(f"metadata key {key!r} stands there twice" if key else "a metadata key is empty")
+            raise Malformed(f"metadata key {key!r} stands there twice" if key else "a metadata key is empty")
         self.reader.where = f"the value of {key!r}"
         kind = self.reader.number("I")
         if kind == _ARRAY:
@@ -340,7 +234,7 @@ class _Parser:
     @staticmethod
     def _within(kept: int, limit: int, key: str) -> int:
         if kept > limit:
-            raise _Malformed(f"its metadata up to {key!r} takes {kept:,}; at most {limit:,} are kept of a header")
+            raise Malformed(f"its metadata up to {key!r} takes {kept:,}; at most {limit:,} are kept of a header")
         return kept
 
     def _scalars(self, key: str, kind: int, count: int) -> tuple[bool | int | float, ...]:
@@ -350,24 +244,24 @@ class _Parser:
     def _alignment(self) -> int:
         value = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value & (value - 1):
-            raise _Malformed(f"general.alignment is {value!r}; it must be a power of two")
+            raise Malformed(f"general.alignment is {value!r}; it must be a power of two")
         return value
 
     def _raw_tensors(self, count: int) -> list[_RawTensor]:
         self.reader.where = "the table of tensors"
         tensors = [self._raw_tensor() for _ in range(count)]
         if len({tensor.name for tensor in tensors}) != count:
-            raise _Malformed("two tensors have the same name")
+            raise Malformed("two tensors have the same name")
         return tensors
 
     def _raw_tensor(self) -> _RawTensor:
         name = self.reader.string(MAX_NAME_BYTES - 1, "a tensor's name")
         dims = self.reader.number("I")
         if dims > MAX_DIMS:
-            raise _Malformed(f"tensor {name!r} has {dims:,} dimensions; at most {MAX_DIMS} are allowed")
+            raise Malformed(f"tensor {name!r} has {dims:,} dimensions; at most {MAX_DIMS} are allowed")
         shape = struct.unpack(f"<{dims}q", self.reader.bytes(8 * dims))
         if any(length < 0 for length in shape):
-            raise _Malformed(f"tensor {name!r} has the shape {shape}")
+            raise Malformed(f"tensor {name!r} has the shape {shape}")
         return _RawTensor(name, shape, self.reader.number("I"), self.reader.number("Q"))
 
 
@@ -384,7 +278,7 @@ def _code(key: str, kind: int) -> str:
     try:
         return _SCALARS[kind]
     except KeyError:
-        raise _Malformed(f"the value of {key!r} has the unknown type {kind}") from None
+        raise Malformed(f"the value of {key!r} has the unknown type {kind}") from None
 
 
 def _sized(raw: list[_RawTensor], room: int, alignment: int) -> tuple[TensorInfo, ...]:
@@ -396,15 +290,15 @@ def _sized(raw: list[_RawTensor], room: int, alignment: int) -> tuple[TensorInfo
         known = GGML_TYPES.get(tensor.type)
         size = _tensor_bytes(tensor) if known else max(0, next_offset[tensor.offset] - tensor.offset)
         if tensor.offset % alignment:
-            raise _Malformed(f"tensor {tensor.name!r} stands at {tensor.offset:,}, not at a multiple of {alignment:,}")
+            raise Malformed(f"tensor {tensor.name!r} stands at {tensor.offset:,}, not at a multiple of {alignment:,}")
         if tensor.offset + size > room:
             short = tensor.offset + size - room
-            raise _Malformed(f"cut short: {short:,} bytes of tensor {tensor.name!r} are missing; download it again")
+            raise Malformed(f"cut short: {short:,} bytes of tensor {tensor.name!r} are missing; download it again")
         type_name = known.name if known else f"type {tensor.type}"
         tensors.append(TensorInfo(tensor.name, tensor.shape, type_name, tensor.offset, size))
     together = sum(tensor.bytes for tensor in tensors)
     if together > room:
-        raise _Malformed(f"its tensors overlap: they have {together:,} bytes, and there are {room:,}")
+        raise Malformed(f"its tensors overlap: they have {together:,} bytes, and there are {room:,}")
     return tuple(tensors)
 
 
@@ -412,5 +306,5 @@ def _tensor_bytes(tensor: _RawTensor) -> int:
     kind = GGML_TYPES[tensor.type]
     row = tensor.shape[0] if tensor.shape else 1
     if row % kind.block:
-        raise _Malformed(f"tensor {tensor.name!r} has rows of {row:,}, not a multiple of {kind.name}'s {kind.block}")
+        raise Malformed(f"tensor {tensor.name!r} has rows of {row:,}, not a multiple of {kind.name}'s {kind.block}")
     return prod(tensor.shape) // kind.block * kind.bytes

@@ -1,10 +1,11 @@
-"""What a rejected ticket is told, as an error."""
+"""Why somebody does not get what he asked of the engine, as an error."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from router.core.commands import Reject, RejectCode
+from router.core.types import ModelView, Status
 from router.errors import (
     ModelBackingOff,
     ModelEjected,
@@ -31,4 +32,14 @@ _ERRORS: Mapping[RejectCode, type[RouterError]] = {
 
 
 def error_of(rejection: Reject) -> RouterError:
+    """What a rejected ticket is told."""
     return _ERRORS[rejection.code](rejection.message, retry_after=rejection.retry_after)
+
+
+def not_coming(view: ModelView) -> RouterError | None:
+    """What he is told who waits for a model that is not going to be ready; None while it may be."""
+    if view.status is Status.FAILED:
+        return (ModelTooLarge if view.misfit else ModelFailed)(f"Model '{view.name}' {view.reason}")
+    if view.status is Status.OFF:
+        return ModelEjected(f"Model '{view.name}' {view.reason or 'was unloaded meanwhile'}.")
+    return None

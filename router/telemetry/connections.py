@@ -8,7 +8,22 @@ from typing import Literal, get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-Refusal = Literal["malformed", "header_timeout", "connections", "peer_connections", "requests"]
+Refusal = Literal[
+    # Before it became a request.
+    "malformed",
+    "header_timeout",
+    "connections",
+    "peer_connections",
+    "requests",
+    # By its head, or while its body was read.
+    "no_key",
+    "wrong_key",
+    "forbidden",
+    "stranger",
+    "head_size",
+    "body_size",
+    "body_timeout",
+]
 REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 
 
@@ -42,7 +57,7 @@ class ConnectionsCollector(Collector):
         yield GaugeMetricFamily("router_connections_open", "Connections of clients.", counts.open)
         yield GaugeMetricFamily("router_requests_open", "Requests that are being answered.", len(counts.requests))
         refused = CounterMetricFamily(
-            "router_refusals_total", "Requests and connections refused unread, by reason.", labels=["reason"]
+            "router_refusals_total", "Requests and connections that no model has seen, by reason.", labels=["reason"]
         )
         for reason, count in counts.refused.items():
             refused.add_metric([reason], count)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -20,7 +18,15 @@ from tests.fakes.fake_binary import make_fake_binary
 from tests.support.dialects import CHAT, ENDPOINTS
 from tests.support.expect import expect_error, expect_retry_after
 from tests.support.models import Models
-from tests.support.observing import in_background, is_alive, loads, metric, read_to_the_end, stream, wait_for_status
+from tests.support.observing import (
+    in_background,
+    kill_child,
+    loads,
+    metric,
+    read_to_the_end,
+    stream,
+    wait_for_status,
+)
 from tests.support.recording_llama_server import make_recording_binary
 from tests.support.router import RunningRouter, router
 from tests.support.waiting import wait_until
@@ -35,12 +41,6 @@ SOON_RESTARTED = {"restart_grace_sec": 0.001}
 READERS = 4
 SEND_TIMEOUT = 1.0
 MIB = 1024**2
-
-
-def kill_child(running: RunningRouter) -> None:
-    pid = int(running.status(MODEL)["pid"])
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid), what="the child's death")
 
 
 def busy_slots(running: RunningRouter) -> int:
@@ -86,7 +86,7 @@ def broken(mortal: RunningRouter) -> Broken:
             model=MODEL, max_tokens=LONG, stream=True, messages=[{"role": "user", "content": "Hi"}]
         )
         assert next(chunks).choices
-        kill_child(mortal)
+        kill_child(mortal, MODEL)
         return Broken({name: read_to_the_end(response) for name, response in responses.items()}, raised_by(chunks))
 
 
@@ -121,7 +121,7 @@ def test_what_nobody_has_heard_of_yet_is_asked_again(mortal: RunningRouter) -> N
         document = pool.submit(mortal.chat, MODEL, max_tokens=tokens)
         streamed = pool.submit(whole_stream, mortal, prompt)
         wait_until(lambda: busy_slots(mortal) == 2, what="two at work")
-        kill_child(mortal)
+        kill_child(mortal, MODEL)
         answer = document.result()
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["finish_reason"] == "length"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.models import Models
-from tests.support.observing import is_alive, read_to_the_end, stream, wait_for_status
+from tests.support.observing import is_alive, kill_child, read_to_the_end, stream, wait_for_status
 from tests.support.router import RunningRouter, router
 from tests.support.waiting import wait_until
 
@@ -39,13 +38,11 @@ def test_serving_goes_on(models: Models, tmp_path: Path) -> None:
     env = {"LLAMA_SERVER_PATH": str(make_fake_binary(tmp_path))}
     with router(tmp_path, configured, system={"restart_grace_sec": 0.001}, env=env) as running:
         assert running.chat("a").status_code == 200
-        first = int(running.status("a")["pid"])
         with stream(running, "a", max_tokens=30) as response, full_disk(running):
             wire, _ = read_to_the_end(response)
             assert wire.endswith(b"data: [DONE]\n\n")
             assert running.chat("b").status_code == 200, "a model is loaded, though its process is written down nowhere"
-            os.kill(first, signal.SIGKILL)
-            wait_until(lambda: not is_alive(first), what="the child's death")
+            kill_child(running, "a")
             assert running.chat("a").status_code == 200
             done = running.client.post("/v1/models/eject", json={"model": "b"})
             assert done.json() == {"model": "b", "status": "off"}

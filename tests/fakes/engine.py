@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from router.core.affinity import Marks
-from router.core.types import DeviceView, LinePlace, ModelView, Need, Obstacle, Priority, Status
+from router.core.types import DeviceView, LinePlace, ModelView, Obstacle, Priority, Status
 from router.engine.lease import Lease
 from router.engine.ports import Upstream
 from router.errors import RouterError
+from tests.support.views import model_view
 
 
 @dataclass
@@ -124,25 +125,9 @@ class FakeEngine:
         self.resets.append(model)
 
     def view(self, model: str) -> ModelView:
-        ready = self.models[model].status is Status.READY
-        return ModelView(
-            name=model,
-            status=self.models[model].status,
-            reason="",
-            replica=1 if ready else None,
-            slots=1,
-            busy=len(self.leases),
-            queued=dict.fromkeys(Priority, 0),
-            oldest_wait=0.0,
-            loading_since=None,
-            ready_since=None,
-            last_used=None,
-            retry_at=None,
-            restarts=0,
-            booked={},
-            seen={},
-            estimate=Need(gpu=0, host=0),
-        )
+        status = self.models[model].status
+        replica = 1 if status is Status.READY else None
+        return model_view(model, status=status, replica=replica, slots=1, busy=len(self.leases))
 
     def views(self) -> tuple[ModelView, ...]:
         return tuple(self.view(model) for model in self.models)

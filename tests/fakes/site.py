@@ -57,13 +57,14 @@ def settings_for(
     api_key: str | None = None,
     admin_key: str | None = None,
     metrics_token: str | None = None,
+    flags: tuple[str, ...] = (),
 ) -> Settings:
-    """Keys are not checked, and those of `api` are used where none is given."""
+    """Keys are not checked, and those of `api` are used where none is given; `flags` are all models'."""
     models = {}
     for number, (name, aliases) in enumerate(MODELS.items()):
         path = folder / f"{number}.gguf"
         path.write_bytes(b"GGUF")
-        models[name] = ModelConfig(model_path=path, aliases=aliases, env={})
+        models[name] = ModelConfig(model_path=path, aliases=aliases, flags=flags, env={})
     given = api_key or admin_key or metrics_token
     keys = Keys.of(api_key=api_key, admin=admin_key, metrics=metrics_token) if given else None
     system = SystemConfig(default_parallel=4)
@@ -88,10 +89,15 @@ def services_for(settings: Settings, engine: FakeEngine, *, budget: BodyBudget |
 
 @asynccontextmanager
 async def site(
-    folder: Path, *, budget: BodyBudget | None = None, api: ApiConfig | None = None, **keys: str
+    folder: Path,
+    *,
+    budget: BodyBudget | None = None,
+    api: ApiConfig | None = None,
+    flags: tuple[str, ...] = (),
+    **keys: str,
 ) -> AsyncIterator[Site]:
     """All models of MODELS on one fake upstream; `cold` is off."""
-    settings = settings_for(folder, api=api, **keys)
+    settings = settings_for(folder, api=api, flags=flags, **keys)
     fake = FakeUpstream()
     async with fake.serving() as upstream:
         engine = FakeEngine(**{name: FakeModel(upstream) for name in MODELS})

@@ -18,7 +18,8 @@ import httpx
 import psutil
 import pytest
 
-from router.backends.llama_server import LlamaServerChild, LlamaServerLauncher, LlamaServerSpec
+from router.backends.llama_child import LlamaServerChild
+from router.backends.llama_server import LlamaServerLauncher, LlamaServerSpec
 from router.core.types import HOST, Placement
 from router.engine.ports import LaunchError
 from router.wire.message import header_lines, request_head

@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from router.backends.llama_server import LlamaServerChild, LlamaServerLauncher, LlamaServerSpec
+from router.backends.llama_child import LlamaServerChild
+from router.backends.llama_server import LlamaServerLauncher, LlamaServerSpec
 from router.core.types import HOST, Placement
 from router.engine.ports import LaunchError
 from tests.fakes.fake_binary import make_fake_binary

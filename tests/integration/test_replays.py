@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.expect import expect_error
 from tests.support.models import Models
-from tests.support.observing import in_background, is_alive, metric
+from tests.support.observing import in_background, kill_child, metric
 from tests.support.router import RunningRouter, router
 from tests.support.waiting import wait_until
 
@@ -21,9 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 def kill_at_work(running: RunningRouter) -> None:
     wait_until(lambda: running.status("fake").get("busy") == 1, what="the request's slot")
-    pid = int(running.status("fake")["pid"])
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid), what="the child's death")
+    kill_child(running, "fake")
 
 
 @pytest.mark.parametrize("grace", [0.001, 600], ids=["restarts at once", "pauses first"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from tests.support.observing import (
     descendants,
     in_background,
     is_alive,
+    kill_child,
     loads,
     metric,
     read_to_the_end,
@@ -23,17 +23,10 @@ from tests.support.observing import (
     wait_for_queue,
     wait_for_status,
 )
-from tests.support.router import RunningRouter, router
+from tests.support.router import router
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.llama, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
-
-
-def kill_child(running: RunningRouter, model: str) -> int:
-    pid = int(running.status(model)["pid"])
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid), what="the child's death")
-    return pid
 
 
 def test_a_child_killed_after_its_grace_restarts_at_once(models: Models, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ class Witness:
     def _bound(self, model: str, key: float) -> float:
         """How long after its virtual deadline a request may still have to wait.
 
-        Until its model is loaded: the longest lease of a victim, and a stop, a load and a residency for each other
+        Until its model is loaded: the longest lease of a victim, and a stop, a load and a turn for each other
         model that has been in memory since, as those with older claims are. Then the work before it in its own line;
         and if its model must yield in the midst of that, the same once more.
         """
@@ -159,14 +159,18 @@ class Witness:
             if name != model and self.present.get(name, -1.0) < key:
                 continue
             turn += setting.stop + load
-            if name != model:  # its turn: the residency, up to a load more for a short line, and what runs then
-                turn += self._residency(name) + load + longest
+            if name != model:  # its turn, and what runs then
+                turn += self._turn(name) + longest
                 turn += load / 2 + setting.stop if setting.leaving else 0.0  # a load that was given up, once
         turns = 1 + sum(at >= key for at in self.yielded[model])
         served = self.served[model]
         since = bisect_left(served, (key, 0.0, 0.0))
         line = sum(seconds for _, its, seconds in served[since:] if its <= key)
         return turns * turn + line
+
+    def _turn(self, model: str) -> float:
+        """The residency; and up to a load more for a short line, unless it was set by hand."""
+        return self._residency(model) + (self.setting.load_of[model] if self.policy.min_residency is None else 0.0)
 
     def _residency(self, model: str) -> float:
         fixed = self.policy.min_residency

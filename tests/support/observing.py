@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,6 +54,14 @@ def is_alive(pid: int) -> bool:
 def descendants(router: RunningRouter) -> list[int]:
     """Every process that the router has started, directly or not."""
     return [process.pid for process in psutil.Process(router.process.pid).children(recursive=True)]
+
+
+def kill_child(router: RunningRouter, model: str) -> int:
+    """End a model's process with SIGKILL, and wait until it is gone; returns its pid."""
+    pid = int(router.status(model)["pid"])
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), what="the child's death")
+    return pid
 
 
 def wait_for_status(router: RunningRouter, model: str, status: str, deadline: float = 15.0) -> dict[str, Any]:

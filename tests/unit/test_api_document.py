@@ -18,12 +18,13 @@ from router.api.figures import Health, Memory, ModelsHealth, QueueStats, Readine
 from router.api.routes.models import Greeting, ModelList
 from router.api.schemas import FailedModels, FullStatus, ModelAction, ModelStatus, ReloadReport, StreamTicket
 from router.api.services import Services
-from router.core.types import HOST, Device, DeviceKind, DeviceView, Status
+from router.core.types import DeviceView, Status
 from router.errors import MethodNotAllowed, RouterError
 from router.proxy import complaint
 from router.proxy.dialect import Dialect, ErrorInfo, error_body
 from tests.fakes.engine import FakeEngine, FakeModel
 from tests.fakes.site import services_for, settings_for
+from tests.support.views import device_view
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -36,8 +37,7 @@ Route = tuple[str, str]
 
 class EngineWithMemory(FakeEngine):
     def devices(self) -> tuple[DeviceView, ...]:
-        device = Device(HOST, DeviceKind.HOST, None, "RAM", total=8, capacity=8)
-        return (DeviceView(device, total=8, used=4, free=4, booked=2, seen=1, available=2),)
+        return (device_view(),)
 
 
 @pytest.fixture

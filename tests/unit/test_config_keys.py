@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Mapping
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from router.announcement import announce
+from router.cli import main
 from router.config import ClientKey, Keys, Settings, load_settings
 from router.errors import ConfigError, Problem
 
@@ -192,3 +197,60 @@ def test_what_is_no_allowed_host(host: str, tmp_path: Path) -> None:
 
 def test_allowed_hosts_are_read_in_lower_case(tmp_path: Path) -> None:
     assert load(tmp_path, {"allowed_hosts": ["LLM.example", "*.A.b"]}).api.allowed_hosts == ("llm.example", "*.a.b")
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """That everybody may enter; pytest's own folders are its user's."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes mean something on POSIX only")
+@pytest.mark.parametrize(
+    ("key", "file_mode", "folder_mode", "exposed"),
+    [
+        (SECRET, 0o644, 0o755, True),
+        (SECRET, 0o444, 0o755, True),
+        (SECRET, 0o640, 0o755, False),
+        (SECRET, 0o600, 0o755, False),
+        (SECRET, 0o644, 0o750, False),
+        (DIGEST, 0o644, 0o755, False),
+    ],
+)
+def test_a_file_that_everybody_can_read_is_complained_about(
+    key: str, file_mode: int, folder_mode: int, exposed: bool, open_folder: Path
+) -> None:
+    file = open_folder / "key"
+    file.write_text(key, encoding="utf-8")
+    file.chmod(file_mode)
+    open_folder.chmod(folder_mode)
+    warnings = load(open_folder, {"api_keys": {"alice": {"key_file": "key"}}}).warnings
+    assert len(warnings) == exposed
+    for warning in warnings:
+        assert warning.startswith(f"api.api_keys.alice.key_file: every account of this machine can read {file}; chmod")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes mean something on POSIX only")
+def test_secrets_of_a_container_may_be_readable_for_all(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.config.keys._SECRETS", open_folder / "run" / "secrets")
+    (open_folder / "run" / "secrets" / "..data").mkdir(parents=True)
+    (open_folder / "run" / "secrets" / "..data" / "key").write_text(SECRET, encoding="utf-8")
+    (open_folder / "link").symlink_to("run/secrets/..data/key")  # Kubernetes' are links too
+    assert load(open_folder, {"api_keys": {"alice": {"key_file": "link"}}}).warnings == ()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes mean something on POSIX only")
+def test_the_complaint_is_a_warning_of_the_log_and_of_check_config(
+    open_folder: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (open_folder / "key").write_text(SECRET, encoding="utf-8")
+    settings = load(open_folder, {"api_keys": {"alice": {"key_file": "key"}}})
+    with socket.create_server(("127.0.0.1", 0)) as sock, caplog.at_level(logging.WARNING):
+        announce(settings, sock, None)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("WARNING", settings.warnings[0])]
+    assert main(["check-config", "--config", str(open_folder / "config.json")]) == 0
+    told = capsys.readouterr().out
+    assert f"warning: {settings.warnings[0]}" in told
+    assert SECRET not in told

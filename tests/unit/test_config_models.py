@@ -38,7 +38,7 @@ FLAGS = """
     -m --model -mu --model-url -hf -hfr --hf-repo -hff --hf-file -hft --hf-token -dr --docker-repo
     --models-dir --models-preset --models-max --models-autoload --no-models-autoload -a --alias --host --port
     --reuse-port --api-key --api-key-file --api-prefix --ssl-key-file --ssl-cert-file --tools --tools-runtime
-    --mcp-servers-config --mcp-servers-json -ag --agent --ui-mcp-proxy --log-file --log-disable --no-slots
+    --mcp-servers-config --mcp-servers-json -ag --agent --ui-mcp-proxy --media-path --log-file --log-disable --no-slots
     --sleep-idle-seconds --fim-qwen-7b-default --fim-qwen-14b-spec --gpt-oss-20b-default --embd-gemma-default
     --vision-gemma-4b-default
 """

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.core.types import HOST, Device, DeviceKind, DeviceView, ModelView, Need, Priority, Status
+from router.core.types import DeviceView, ModelView
 from router.telemetry.metrics import Telemetry
 from router.telemetry.status import StatusBus
 from tests.support.monitoring import MONITORING, ROOT, alerts, dashboard, panels, queries, read_yaml
+from tests.support.views import device_view, model_view
 
 ALERTS = list(alerts())
 ALERT_TESTS = read_yaml(MONITORING / "alerts.test.yml")["tests"]
@@ -37,31 +38,10 @@ class Rig:
         return 0.0
 
     def views(self) -> tuple[ModelView, ...]:
-        queued = dict.fromkeys(Priority, 0)
-        return (
-            ModelView(
-                name="qwen",
-                status=Status.OFF,
-                reason="",
-                replica=None,
-                slots=1,
-                busy=0,
-                queued=queued,
-                oldest_wait=0.0,
-                restarts=0,
-                booked={},
-                seen={},
-                estimate=Need(gpu=0, host=1),
-                loading_since=None,
-                ready_since=None,
-                last_used=None,
-                retry_at=None,
-            ),
-        )
+        return (model_view("qwen"),)
 
     def devices(self) -> tuple[DeviceView, ...]:
-        about = Device(HOST, DeviceKind.HOST, None, "RAM", total=1, capacity=1)
-        return (DeviceView(about, total=1, used=0, free=1, booked=0, seen=0, available=1),)
+        return (device_view(),)
 
 
 def exported() -> dict[str, set[str]]:

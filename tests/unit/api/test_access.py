@@ -189,6 +189,27 @@ def test_the_opt_out_lets_in_whoever_calls_the_router_by_a_name_of_its_own(
 
 
 @pytest.mark.parametrize(
+    ("host", "welcome"),
+    [
+        ("llm.router.example", False),  # there may be an evil.router.example
+        ("gpu.corp.internal", False),
+        ("router:8000", True),
+        ("localhost:8000", True),
+        ("192.0.2.7:8000", True),
+        ("[2001:db8::1]:8000", True),
+    ],
+)
+def test_a_neighbours_page_is_a_page_of_others(host: str, welcome: bool) -> None:
+    """What says no `Origin` and comes from the same site comes from the host itself only where that is the site."""
+    rules = Strangers(ApiConfig(allow_unauthenticated=True, allowed_hosts=("llm.router.example",)))
+    assert rules.may_enter(from_afar(host=host, **{"sec-fetch-site": "same-site"})) is welcome
+    own = {"sec-fetch-site": "same-site", "origin": f"http://{host.partition(':8000')[0]}:3000"}
+    assert rules.may_enter(from_afar(host=host, **own))  # a page beside it that reads what it asks for
+    for said in ("same-origin", "none"):
+        assert rules.may_enter(from_afar(host=host, **{"sec-fetch-site": said}))
+
+
+@pytest.mark.parametrize(
     ("origin", "origins", "welcome"),
     [
         ("http://192.0.2.7:8000", (), True),

@@ -195,3 +195,34 @@ async def test_without_origins_none_is_allowed(router: Site) -> None:
     router.upstream.script = lambda heard, wire: wire.answer(b"{}", more="Access-Control-Allow-Origin: *\r\n")
     answer = await router.chat(origin="http://localhost:3000")
     assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "path", "reason"),
+    [
+        ({}, "/v1/models", "no_key"),
+        ({"authorization": "Bearer wrong"}, "/v1/models", "wrong_key"),
+        ({"x-api-key": "wrong"}, "/nowhere", "wrong_key"),
+        ({"x-api-key": "of-a-client"}, "/v1/health/models", "forbidden"),
+        ({"x-api-key": "of-a-client"}, "/upstream/chat/slots", "forbidden"),
+        ({"x-filler": "x" * 20_000}, "/v1/models", "head_size"),
+    ],
+)
+async def test_whoever_is_refused_is_counted(headers: dict[str, str], path: str, reason: str, tmp_path: Path) -> None:
+    async with site(tmp_path, api_key="of-a-client", admin_key="of-the-admin") as found:
+        refused = found.services.telemetry.connections.refused
+        for expected in (1, 2):
+            assert (await found.client.get(path, headers=headers)).status_code in {401, 403, 431}
+            assert {name: count for name, count in refused.items() if count} == {reason: expected}
+        assert f'router_refusals_total{{reason="{reason}"}} 2.0' in found.metrics()
+        await found.client.get("/v1/models", headers={"x-api-key": "of-a-client"})
+        await found.client.get("/v1/nope", headers={"x-api-key": "of-a-client"})
+        assert sum(refused.values()) == 2
+
+
+async def test_strangers_and_large_bodies_are_counted_too(tmp_path: Path) -> None:
+    async with site(tmp_path, api=ApiConfig(max_body_mb=1)) as found:
+        await found.client.get("/v1/models", headers={"host": "evil.example"})
+        await found.chat(b" " * (1024 * 1024 + 1))
+        counts = found.services.telemetry.connections.refused
+        assert {name: count for name, count in counts.items() if count} == {"stranger": 1, "body_size": 1}

@@ -26,15 +26,9 @@ STATUS, METRICS = "/v1/models/status/stream", "/metrics/stream"
 
 
 @pytest.fixture
-def board() -> Board:
-    return Board()
-
-
-@pytest.fixture
-def services(board: Board, tmp_path: Path) -> Services:
-    found = board_services(board, tmp_path)
-    found.telemetry.sampler = SharedSampler(interval=0.02)
-    return found
+def services(services: Services) -> Services:
+    services.telemetry.sampler = SharedSampler(interval=0.02)
+    return services
 
 
 @pytest.fixture

@@ -1,40 +1,15 @@
 """Loading, ejecting and resetting models, and their states."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from router.api.app import create_app
-from router.api.services import Services
 from router.core.types import HOST, Priority, Status
 from router.errors import ModelFailed
-from tests.fakes.board import LLAMA, MIB, QWEN, Board, board_services, client_of, device_view
-
-
-@pytest.fixture
-def board() -> Board:
-    return Board()
-
-
-@pytest.fixture
-def services(board: Board, tmp_path: Path) -> Services:
-    return board_services(board, tmp_path)
-
-
-@pytest.fixture
-async def client(services: Services) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(create_app(services)) as found:
-        yield found
-
-
-def error_of(response: httpx.Response) -> dict[str, Any]:
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    return dict(error)
+from tests.fakes.board import LLAMA, QWEN, Board
+from tests.support.expect import expect_error
+from tests.support.views import MIB, device_view
 
 
 async def test_status_of_models_that_were_never_used(client: httpx.AsyncClient) -> None:
@@ -117,10 +92,7 @@ async def test_an_unknown_model_is_404(
     client: httpx.AsyncClient, method: str, path: str, body: dict[str, str] | None
 ) -> None:
     response = await client.request(method, path, json=body)
-    assert response.status_code == 404
-    error = error_of(response)
-    assert (error["code"], error["param"]) == ("model_not_found", "model")
-    assert response.headers["x-request-id"]
+    expect_error(response, 404, code="model_not_found", param="model")
 
 
 async def test_failed_lists_the_failed_with_their_reason(client: httpx.AsyncClient, board: Board) -> None:
@@ -151,8 +123,7 @@ async def test_load_and_wait(client: httpx.AsyncClient) -> None:
 async def test_load_and_wait_for_one_that_fails(client: httpx.AsyncClient, board: Board) -> None:
     board.wait_error = ModelFailed("qwen: exit code 1")
     response = await client.post("/v1/models/load", json={"model": QWEN, "wait": True})
-    assert response.status_code == 503
-    assert error_of(response)["message"] == "qwen: exit code 1"
+    assert expect_error(response, 503)["message"] == "qwen: exit code 1"
     assert response.headers["x-should-retry"] == "false"
 
 
@@ -195,9 +166,9 @@ async def test_a_bad_body_is_400_and_names_the_field(
     client: httpx.AsyncClient, board: Board, body: bytes, param: str | None
 ) -> None:
     response = await client.post("/v1/models/eject", content=body)
-    assert response.status_code == 400
-    assert error_of(response)["param"] == param
-    assert "model, force" in error_of(response)["message"]
+    error = expect_error(response, 400)
+    assert error["param"] == param
+    assert "model, force" in error["message"]
     assert board.ejected == []
 
 

@@ -1,36 +1,18 @@
 """Health, readiness, metrics, memory, queues and the summary."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router import __version__
-from router.api.app import create_app
 from router.api.services import Services
 from router.core.types import HOST, Obstacle, Priority, Status
 from router.telemetry.records import RequestRecord
-from tests.fakes.board import LLAMA, MIB, QWEN, Board, board_services, client_of, device_view, replica_view
-
-
-@pytest.fixture
-def board() -> Board:
-    return Board()
-
-
-@pytest.fixture
-def services(board: Board, tmp_path: Path) -> Services:
-    return board_services(board, tmp_path)
-
-
-@pytest.fixture
-async def client(services: Services) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(create_app(services)) as found:
-        yield found
+from tests.fakes.board import LLAMA, QWEN, Board
+from tests.support.views import MIB, device_view, replica_view
 
 
 @pytest.mark.parametrize("path", ["/health", "/healthz"])

@@ -15,6 +15,7 @@ from router.errors import ModelBackingOff, ModelFailed, QueueTimeout, UpstreamSt
 from tests.fakes.serving import eventually
 from tests.fakes.site import Site, site
 from tests.fakes.upstream import Heard, Script, Wire
+from tests.support.expect import expect_error
 
 CHAT = b'{"model":"chat","messages":[]}'
 STREAM = b'{"model":"chat","messages":[],"stream":true}'
@@ -190,7 +191,7 @@ async def test_nothing_is_replayed_once_there_was_content(router: Site) -> None:
     assert len(router.upstream.heard) == 1
 
 
-async def test_a_stalled_request_is_not_replayed(router: Site) -> None:
+async def test_a_request_that_stalls_before_its_first_byte_gets_an_error_and_no_replay(router: Site) -> None:
     async def silent(heard: Heard, wire: Wire) -> None:
         await wire.peer_gone()
 
@@ -198,7 +199,7 @@ async def test_a_stalled_request_is_not_replayed(router: Site) -> None:
     asking = asyncio.create_task(router.chat(CHAT))
     await eventually(lambda: len(router.upstream.heard) == 1)
     router.engine.leases[0].abort(UpstreamStalled("No progress for 120 s."))
-    assert (await asking).status_code == 504
+    expect_error(await asking, 504, code="upstream_stalled")
     assert len(router.upstream.heard) == 1
 
 

@@ -53,18 +53,58 @@ def test_what_is_left_of_a_load_comes_before_the_line() -> None:
     assert why(drive, "a") is Obstacle.LOADING
 
 
-def test_a_model_without_room_waits_for_its_claim_and_its_load() -> None:
+def test_a_model_without_room_waits_until_another_has_run_dry() -> None:
     drive = used()
+    drive.sleep(1)
     drive.ask("a")
     ticket = drive.ask("b")
     place = drive.scheduler.place(ticket, drive.now)
     assert place is not None
     assert place.ahead == 0
-    assert place.expected_wait == pytest.approx(10 + 4), "b is expected to load like a"
+    assert place.expected_wait == pytest.approx(3 + 4), "a will have run dry, and b is expected to load like a"
     assert place.obstacle is Obstacle.MEMORY
     assert why(drive, "b") is Obstacle.MEMORY
     drive.sleep(11)
     assert why(drive, "b") is Obstacle.DRAINING
+
+
+@pytest.mark.parametrize(("pause", "line"), [(1.0, 9), (0.0, 1)], ids=["a long line", "asked again at once"])
+def test_one_that_does_not_run_dry_leaves_when_the_claim_is_due(pause: float, line: int) -> None:
+    drive = used()
+    drive.sleep(pause)
+    for _ in range(line):
+        drive.ask("a")
+    ticket = drive.ask("b")
+    place = drive.scheduler.place(ticket, drive.now)
+    assert place is not None
+    assert place.expected_wait == pytest.approx(10 + 4)
+
+
+def test_those_with_older_claims_come_first_and_have_their_turns() -> None:
+    drive = Drive([cpu_model("a"), cpu_model("b"), cpu_model("c")], policy=ONE)
+    ticket = drive.ask("a")
+    drive.sleep(4.0)
+    drive.ready("a")
+    drive.sleep(3.0)
+    drive.end(ticket)
+    for _ in range(9):
+        drive.ask("a")
+    drive.ask("b")
+    drive.sleep(1)
+    place = drive.scheduler.place(drive.ask("c"), drive.now)
+    assert place is not None
+    assert place.expected_wait == pytest.approx(9 + 4 + 3 + 4), "b's claim, b's load, b's request, and c's load"
+
+
+def test_a_long_line_is_held_up_by_a_swap_there_and_back() -> None:
+    drive = used()
+    lines = [drive.ask("a") for _ in range(12)]
+    drive.ask("b")
+    first, last = (drive.scheduler.place(ticket, drive.now) for ticket in (lines[1], lines[-1]))
+    assert first is not None
+    assert first.expected_wait == pytest.approx(3.0)
+    assert last is not None
+    assert last.expected_wait == pytest.approx(11 * 3.0 + 3 * (4 + 4 + 3)), "a yields at 10, 18 and 26 s of its line"
 
 
 def test_the_place_in_the_line_follows_the_classes() -> None:
@@ -90,7 +130,7 @@ def test_a_waiter_that_ran_out_of_time_is_told_how_long_it_would_have_been() -> 
     drive.ask("a")
     late = drive.ask("a", timeout=5)
     drive.sleep(5)
-    assert drive.rejected[late].retry_after == pytest.approx(16.0)
+    assert drive.rejected[late].retry_after == pytest.approx(3.0 + 8.0), "what runs is nearly done"
 
 
 def test_the_view_tells_when_the_first_waiter_is_due() -> None:

@@ -30,9 +30,9 @@ def loop(drive: Drive, model: str, *, rounds: int, think: float, priority: Prior
         drive.sleep(think)
 
 
-def two_models() -> Drive:
+def two_models(policy: Policy = ONE) -> Drive:
     """`a` is loaded and idle, `b` is cold, and one has room."""
-    drive = Drive([cpu_model("a"), cpu_model("b")], policy=ONE)
+    drive = Drive([cpu_model("a"), cpu_model("b")], policy=policy)
     ticket = drive.ask("a")
     load(drive, "a")
     drive.end(ticket)
@@ -185,11 +185,18 @@ def test_who_has_had_its_turn_stands_behind_those_who_have_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("priority", "line", "stays"),
-    [(Priority.NORMAL, 2, True), (Priority.NORMAL, 20, False), (Priority.LOW, 2, False)],
+    ("priority", "line", "residency", "stays"),
+    [
+        (Priority.NORMAL, 2, None, True),
+        (Priority.NORMAL, 60, None, False),
+        (Priority.LOW, 2, None, False),
+        (Priority.NORMAL, 2, 2 * LOAD, False),  # set by hand, it is what was set
+    ],
 )
-def test_a_short_line_is_finished_rather_than_come_back_for(priority: Priority, line: int, *, stays: bool) -> None:
-    drive = two_models()
+def test_a_short_line_is_finished_rather_than_come_back_for(
+    priority: Priority, line: int, residency: float | None, *, stays: bool
+) -> None:
+    drive = two_models(replace(ONE, min_residency=residency))
     loop(drive, "a", rounds=3, think=0.01)
     drive.eject("a")
     drive.exit("a")

@@ -16,15 +16,13 @@ from hypothesis import strategies as st
 from router.devices.ggml_types import GGML_TYPES
 from router.devices.gguf import (
     KEPT_ARRAY_LENGTH,
-    MAX_SKIPPED_STRINGS,
     MAX_STRING_BYTES,
     ArrayInfo,
     GgufError,
     TensorInfo,
     read_header,
-    split_files,
-    total_size,
 )
+from router.devices.gguf_reader import MAX_SKIPPED_STRINGS
 
 U8, I16, BOOL, STRING, ARRAY, U32, U64 = 0, 3, 7, 8, 9, 4, 10
 F32, Q8_0 = 0, 8
@@ -333,41 +331,3 @@ def test_a_damaged_file_is_read_or_refused(model: Path, edits: list[tuple[float,
         room = header.file_size - header.data_offset
         assert all(0 <= tensor.offset <= tensor.offset + tensor.bytes <= room for tensor in header.tensors)
         assert isinstance(header.is_embedding, bool)
-
-
-def _shards(folder: Path, *numbers: int, count: int = 3) -> list[Path]:
-    paths = [folder / f"model-{number:05}-of-{count:05}.gguf" for number in numbers]
-    for path in paths:
-        path.write_bytes(bytes(10))
-    return paths
-
-
-def test_shards_are_found_from_any_of_them(tmp_path: Path) -> None:
-    shards = _shards(tmp_path, 1, 2, 3)
-    for shard in shards:
-        assert split_files(shard) == tuple(shards)
-        assert total_size(shard) == 30
-
-
-def test_a_missing_shard_is_named(tmp_path: Path) -> None:
-    first, _ = _shards(tmp_path, 1, 3)
-    with pytest.raises(GgufError, match=r"model-00002-of-00003\.gguf: this shard is missing; all 3 files"):
-        total_size(first)
-
-
-@pytest.mark.parametrize(
-    "name", ["model-00000-of-00003.gguf", "model-00004-of-00003.gguf", "model-00001-of-00000.gguf"]
-)
-def test_a_shard_number_that_cannot_be(tmp_path: Path, name: str) -> None:
-    with pytest.raises(GgufError, match="cannot be"):
-        split_files(tmp_path / name)
-
-
-def test_one_file_is_its_only_shard(model: Path) -> None:
-    assert split_files(model) == (model,)
-    assert total_size(model) == model.stat().st_size
-
-
-def test_the_size_of_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(GgufError, match=r"none\.gguf: No such file"):
-        total_size(tmp_path / "none.gguf")

@@ -67,6 +67,17 @@ class Bench:
     async def until(self, met: Callable[[], bool]) -> None:
         await until(met)
 
+    async def endless_request(self) -> asyncio.Task[None]:
+        """A request on `a` that has its slot and keeps it until somebody ends it."""
+
+        async def request() -> None:
+            with await self.engine.lease("a", Priority.NORMAL):
+                await asyncio.Event().wait()
+
+        running = asyncio.create_task(request())
+        await self.until(lambda: self.engine.view("a").busy == 1)
+        return running
+
 
 @pytest.fixture
 def bench() -> Callable[..., object]:

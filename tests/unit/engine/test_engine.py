@@ -175,13 +175,7 @@ async def test_an_eject_that_is_taken_back_ends(bench: Any) -> None:
 
 async def test_a_forced_eject_tells_what_it_cut(bench: Any) -> None:
     async with bench() as b:
-
-        async def request() -> None:
-            with await b.engine.lease("a", Priority.NORMAL):
-                await asyncio.Event().wait()
-
-        running = asyncio.create_task(request())
-        await b.until(lambda: b.engine.view("a").busy == 1)
+        running = await b.endless_request()
         await b.engine.eject("a", force=True)
         with pytest.raises(ModelEjected):
             await running
@@ -294,13 +288,7 @@ async def test_a_dropped_preload_does_not_make_a_load_too_large(bench: Any) -> N
 
 async def test_a_cancellation_from_elsewhere_stays_one(bench: Any) -> None:
     async with bench() as b:
-
-        async def request() -> None:
-            with await b.engine.lease("a", Priority.NORMAL):
-                await asyncio.Event().wait()
-
-        running = asyncio.create_task(request())
-        await b.until(lambda: b.engine.view("a").busy == 1)
+        running = await b.endless_request()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running

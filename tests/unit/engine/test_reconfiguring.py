@@ -58,7 +58,7 @@ async def test_deadlines_hold_for_what_runs(bench: Any) -> None:
             b.engine.configure(models=[cpu_model("a")], policy=Policy(), limits=Limits(queue_timeout=0.01))
             with pytest.raises(QueueTimeout):
                 await b.engine.lease("a", Priority.NORMAL)
-            (supervisor,) = b.engine._supervisors.values()
+            (supervisor,) = b.engine._children.supervisors.values()
             assert supervisor.watch is not None
             assert supervisor.watch.limits.queue_timeout == 0.01
             lease.finish()
@@ -90,13 +90,7 @@ async def test_a_child_that_is_being_ended_gets_less_time_when_there_is_a_hurry(
 
 async def test_a_hurry_tells_those_who_run(bench: Any) -> None:
     async with bench("a") as b:
-
-        async def request() -> None:
-            with await b.engine.lease("a", Priority.NORMAL):
-                await asyncio.Event().wait()
-
-        running = asyncio.create_task(request())
-        await b.until(lambda: b.engine.view("a").busy == 1)
+        running = await b.endless_request()
         b.engine.hurry()
         with pytest.raises(ShuttingDown):
             await running
@@ -117,7 +111,7 @@ async def test_the_end_waits_for_no_memory(bench: Any) -> None:
             lease.finish()
         (child,) = b.launcher.children
         devices.held[child.pid] = {"gpu:0": GIB}  # and a driver that never gives it back
-        await b.engine._observe()
+        await b.engine._children.look()
 
 
 async def test_the_load_deadline_holds_for_a_load_under_way(bench: Any) -> None:

@@ -2,21 +2,12 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.core.types import (
-    HOST,
-    Device,
-    DeviceId,
-    DeviceKind,
-    DeviceView,
-    ModelView,
-    Need,
-    Priority,
-    Status,
-)
+from router.core.types import HOST, DeviceId, DeviceView, ModelView, Need, Priority, Status
 from router.telemetry.gauges import SharedSampler
 from router.telemetry.metrics import Telemetry
 from router.telemetry.records import RequestRecord
 from router.telemetry.status import StatusBus
+from tests.support.views import MIB, device_view, model_view
 
 NAMES = ("qwen", "org/ünï:q4")
 
@@ -69,8 +60,8 @@ class Rig:
     def __init__(self) -> None:
         self.now = 100.0
         self.reads = 0
-        self.models = [view(name) for name in NAMES]
-        self.memory = [device(HOST)]
+        self.models = [model_view(name) for name in NAMES]
+        self.memory = [device_view(HOST)]
 
     def clock(self) -> float:
         return self.now
@@ -83,31 +74,11 @@ class Rig:
         return tuple(self.memory)
 
 
-def view(name: str, *, replica: int | None = None, seen: dict[DeviceId, int] | None = None) -> ModelView:
-    return ModelView(
-        name=name,
-        status=Status.OFF if replica is None else Status.READY,
-        reason="",
-        replica=replica,
-        slots=4,
-        busy=0 if replica is None else 3,
-        queued={Priority.HIGH: 1, Priority.NORMAL: 2, Priority.LOW: 0},
-        oldest_wait=1.5,
-        loading_since=None,
-        ready_since=None,
-        last_used=None,
-        retry_at=None,
-        restarts=0,
-        booked={},
-        seen=seen or {},
-        estimate=Need(gpu=700, host=300),
-    )
-
-
-def device(name: DeviceId) -> DeviceView:
-    kind = DeviceKind.HOST if name == HOST else DeviceKind.GPU
-    about = Device(name, kind, None if name == HOST else 0, "memory", total=1000, capacity=900)
-    return DeviceView(about, total=1000, used=400, free=600, booked=300, seen=200, available=500)
+def busy_view(name: str, seen: dict[DeviceId, int]) -> ModelView:
+    """One that is ready, with three of its slots and three waiters."""
+    queued = {Priority.HIGH: 1, Priority.NORMAL: 2, Priority.LOW: 0}
+    return model_view(name, status=Status.READY, replica=1, slots=4, busy=3, queued=queued, oldest_wait=1.5, seen=seen,
+                      estimate=Need(gpu=700, host=300))  # fmt: skip
 
 
 def telemetry(rig: Rig | None = None) -> Telemetry:
@@ -211,7 +182,7 @@ def test_gauges_are_read_from_the_engine_at_each_scrape() -> None:
     rig = Rig()
     of = telemetry(rig)
     assert value(of, "router_slots", model="qwen") == 0
-    rig.models[0] = view("qwen", replica=1, seen={HOST: 50})
+    rig.models[0] = busy_view("qwen", seen={HOST: 50})
     assert value(of, "router_slots", model="qwen") == 4
     assert value(of, "router_slots_busy", model="qwen") == 3
     assert value(of, "router_queue_depth", model="qwen") == 3
@@ -220,16 +191,16 @@ def test_gauges_are_read_from_the_engine_at_each_scrape() -> None:
     assert value(of, "router_model_state", model="qwen", state="off") == 0
     assert value(of, "router_model_memory_estimate_bytes", model="qwen") == 1000
     assert value(of, "router_model_memory_observed_bytes", model="qwen") == 50
-    assert value(of, "router_device_memory_used_bytes", device=HOST) == 400
-    assert value(of, "router_device_memory_booked_bytes", device=HOST) == 300
+    assert value(of, "router_device_memory_used_bytes", device=HOST) == 400 * MIB
+    assert value(of, "router_device_memory_booked_bytes", device=HOST) == 300 * MIB
 
 
 def test_vram_is_host_memory_only_where_there_is_no_gpu() -> None:
     rig = Rig()
     of = telemetry(rig)
-    rig.models[0] = view("qwen", replica=1, seen={HOST: 50, "gpu:0": 20, "gpu:1": 1})
+    rig.models[0] = busy_view("qwen", seen={HOST: 50, "gpu:0": 20, "gpu:1": 1})
     assert value(of, "router_model_vram_bytes", model="qwen") == 50
-    rig.memory.append(device("gpu:0"))
+    rig.memory.append(device_view("gpu:0"))
     assert value(of, "router_model_vram_bytes", model="qwen") == 21
 
 
@@ -238,7 +209,7 @@ async def test_a_change_reaches_the_status_bus() -> None:
     of = Telemetry(NAMES, version="1", status=bus)
     with bus.subscribe() as changes:
         assert await anext(changes) is None
-        of.model_changed(view("qwen"), Status.LOADING)
+        of.model_changed(model_view("qwen"), Status.LOADING)
         told = await anext(changes)
     assert told is not None
     assert told.name == "qwen"

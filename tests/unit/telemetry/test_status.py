@@ -2,29 +2,8 @@
 
 import asyncio
 
-from router.core.types import ModelView, Need, Priority, Status
 from router.telemetry.status import StatusBus, Subscription
-
-
-def view(name: str, status: Status = Status.READY) -> ModelView:
-    return ModelView(
-        name=name,
-        status=status,
-        reason="",
-        replica=None,
-        slots=1,
-        busy=0,
-        queued=dict.fromkeys(Priority, 0),
-        oldest_wait=0.0,
-        loading_since=None,
-        ready_since=None,
-        last_used=None,
-        retry_at=None,
-        restarts=0,
-        booked={},
-        seen={},
-        estimate=Need(gpu=0, host=0),
-    )
+from tests.support.views import model_view
 
 
 async def take(subscription: Subscription, count: int) -> list[str | None]:
@@ -38,16 +17,16 @@ async def test_a_snapshot_is_asked_for_first_then_changes_come_in_order() -> Non
     with bus.subscribe() as subscription:
         assert await take(subscription, 1) == [None]
         for name in "abc":
-            bus.publish(view(name))
+            bus.publish(model_view(name))
         assert await take(subscription, 3) == ["a", "b", "c"]
 
 
 async def test_a_change_before_the_snapshot_is_covered_by_it() -> None:
     bus = StatusBus()
     with bus.subscribe() as subscription:
-        bus.publish(view("a"))
+        bus.publish(model_view("a"))
         assert await take(subscription, 1) == [None]
-        bus.publish(view("b"))
+        bus.publish(model_view("b"))
         assert await take(subscription, 1) == ["b"]
 
 
@@ -57,11 +36,11 @@ async def test_a_slow_listener_gets_a_snapshot_in_place_of_what_it_missed() -> N
         await take(slow, 1)
         await take(quick, 1)
         for name in "abc":
-            bus.publish(view(name))
+            bus.publish(model_view(name))
             assert await take(quick, 1) == [name]
-        bus.publish(view("d"))
+        bus.publish(model_view("d"))
         assert await take(slow, 1) == [None]
-        bus.publish(view("e"))
+        bus.publish(model_view("e"))
         assert await take(slow, 1) == ["e"]
 
 
@@ -76,7 +55,7 @@ async def test_a_waiting_listener_is_woken() -> None:
 
 
 async def _publish_later(bus: StatusBus) -> None:
-    bus.publish(view("late"))
+    bus.publish(model_view("late"))
 
 
 async def test_listeners_are_gone_after_their_block() -> None:
@@ -84,14 +63,14 @@ async def test_listeners_are_gone_after_their_block() -> None:
     with bus.subscribe():
         assert bus.subscribers == 1
     assert bus.subscribers == 0
-    bus.publish(view("nobody listens"))
+    bus.publish(model_view("nobody listens"))
 
 
 async def test_close_ends_present_and_future_listeners() -> None:
     bus = StatusBus()
     with bus.subscribe() as present:
         await take(present, 1)
-        bus.publish(view("unseen"))
+        bus.publish(model_view("unseen"))
         bus.close()
         assert [item async for item in present] == []
     with bus.subscribe() as late:
