@@ -35,6 +35,7 @@ from router.core.types import Device, ModelSpec, Status
 from router.demo import prepare_demo, wants_demo
 from router.descriptors import connections_that_fit
 from router.devices.monitor import SystemDevices
+from router.ending import leave_hung_threads_behind
 from router.engine.engine import Engine
 from router.engine.ports import LaunchError
 from router.errors import ConfigError, Problem
@@ -55,6 +56,7 @@ _log = logging.getLogger(__name__)
 
 _COLLECTOR_THRESHOLDS = (50_000, 20, 100)
 _STOP_SEC = 5.0  # for all that comes after the open requests, and more than it takes
+_SAVE_SEC = _HUNG_SEC = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +103,15 @@ class Router:
     def adopt(self, settings: Settings, entries: Sequence[Entry], changed: Sequence[str]) -> None:
         """Whoever needs something of another comes after it."""
         before = set(self.settings.preload)
+        is_renewal = settings is self.settings  # of some models' files: the others have been told of
         _redact_secrets(settings)
         self.learned.adopt(entries)
         self.launcher.adopt({entry.name: entry.launch_spec() for entry in entries}, working_dir=working_dir(settings))
         self.services.telemetry.adopt(settings.models, keys=[key.name for key in settings.keys.everyone])
+        doubtful = [entry for entry in entries if not is_renewal or entry.name in changed]
+        devices = [view.device for view in self.engine.devices()]
         self.engine.configure(
-            models=_specs(settings, entries, self.learned, [view.device for view in self.engine.devices()]),
+            models=_specs(settings, entries, self.learned, devices, doubtful),
             policy=policy_of(settings),
             limits=limits_of(settings),
             changed=changed,
@@ -201,6 +206,7 @@ async def running(
             settings, entries, read=read, gpu_available=gpu_available, holders=router, news=news, asked=asked
         )
         router.services.reload = reloader
+        router.launcher.renew = reloader.renew
         background = [
             asyncio.create_task(_find_llama(router.launcher, info), name="find llama.cpp"),
             asyncio.create_task(_keep_learned(router.services.status, router.learned), name="keep what is learned"),
@@ -219,20 +225,29 @@ async def running(
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            reloader.close()
             await router.engine.close()
             told = [router.learned.note(view) for view in router.engine.views()]
             if any(told):
-                router.learned.save()
+                await router.learned.save_within(_SAVE_SEC)
     finally:
         await monitor.close()
 
 
 def _specs(
-    settings: Settings, entries: Sequence[Entry], learned: LearnedMemory, devices: Sequence[Device]
+    settings: Settings,
+    entries: Sequence[Entry],
+    learned: LearnedMemory,
+    devices: Sequence[Device],
+    doubtful: Sequence[Entry],
 ) -> list[ModelSpec]:
-    """The models as the engine is to know them; what of them will not be as one might think stands in the log."""
+    """The models as the engine is to know them; what will not be as one might think stands in the log.
+
+    Args:
+        doubtful: of these it is told.
+    """
     specs = [learned.apply(entry.model_spec(settings)) for entry in entries]
-    for entry in entries:
+    for entry in doubtful:
         for doubt in entry.doubts(settings):
             _log.warning("%s", doubt)
     for warning in kept_in_vain(specs, devices, places=settings.system.max_concurrent_models):
@@ -260,7 +275,7 @@ def _assemble(
         keys=[key.name for key in settings.keys.everyone],
     )
     engine = Engine(
-        models=_specs(settings, entries, learned, monitor.devices),
+        models=_specs(settings, entries, learned, monitor.devices, entries),
         policy=policy_of(settings),
         limits=limits_of(settings),
         launcher=launcher,
@@ -383,6 +398,7 @@ async def _serve(
             )
             signals.stop = server.exit
             await server.serve(sockets=[sock])
+    leave_hung_threads_behind(_HUNG_SEC)
 
 
 def _run(main: Coroutine[object, object, None]) -> None:

@@ -121,6 +121,12 @@ class ConfigRefused(RouterError):
     status, type, code = 400, "invalid_request_error", "config_refused"
 
 
+class ConfigUnread(RouterError):
+    """The configuration could not be read anew in time, since a disk hangs; the old one holds."""
+
+    status, type, code = 503, "server_error", "config_unread"
+
+
 class QueueFull(RouterError):
     """`system.max_queue_size_per_model` waiters are there already."""
 

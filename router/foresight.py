@@ -10,6 +10,7 @@ from pathlib import Path
 from router.companions import Companions, size_of
 from router.config import ModelConfig
 from router.core.estimate import (
+    MOST_CHECKPOINTS,
     Projection,
     Run,
     Shape,
@@ -38,7 +39,7 @@ _SHORTEST_CTX = 4096  # `--fit-ctx`
 # llama-server's own number, 32 a slot, are 10 GiB of a Gemma 3 12B. A prompt makes three. With these, or with six, it
 # was seen to go on from them after its last message was changed; with one, two, four or five it read all anew.
 _CHECKPOINT_BYTES = 512 * 1024**2
-_FEWEST_CHECKPOINTS, _ENOUGH_CHECKPOINTS, _MOST_CHECKPOINTS = 3, 6, 32
+_FEWEST_CHECKPOINTS, _ENOUGH_CHECKPOINTS = 3, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Foresight:
         whole: flags for a load that fits whole (see `_fit_off`); empty where llama.cpp's own fit has to stay on.
         contexts: tokens over all slots, at least and at most, where the flags leave them open.
         checkpoints: of the context, for each slot, if they are to be fewer than llama-server's own number.
+        checkpoint_bytes: of RAM, for one of each slot, where their number is ours to say.
     """
 
     need: Need
@@ -77,6 +79,7 @@ class Foresight:
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
     checkpoints: int | None = None
+    checkpoint_bytes: int = 0
     reason: str = ""
 
 
@@ -110,10 +113,14 @@ def foresee(
     host += parts.host.total + sum(draft.host.buffers for draft in further)
     whole, contexts = _fit_off(config, run, shape.train_ctx), _contexts(config, run, shape.train_ctx)
     spare = _spare(parts, shape, headers, replace(run, ctx=contexts[0]), machine) if contexts else 0
-    checkpoints, growth = _checkpoints(shape, run)
-    need = Need(gpu, host, max(0, reserve) + growth, FORMULA, parts.each, spare, pin)
+    checkpoint_bytes = checkpoint(shape, run) * run.slots
+    checkpoints, growth = _checkpoints(checkpoint_bytes, run)
+    # Large images make a projector's buffer grow: nobody can tell that from a prompt cache.
+    base = 0 if companions.projectors else host
+    need = Need(gpu, host, max(0, reserve) + growth, FORMULA, parts.each, spare, pin, base)
     fingerprint = _fingerprint(headers, companions.files)
-    return Foresight(need, file_bytes, fingerprint, parts, whole, contexts, checkpoints)
+    ours = checkpoint_bytes if run.checkpoints is None else 0
+    return Foresight(need, file_bytes, fingerprint, parts, whole, contexts, checkpoints, ours)
 
 
 def _fit_off(config: ModelConfig, run: Run, train_ctx: int) -> tuple[str, ...]:
@@ -133,14 +140,17 @@ def _fit_off(config: ModelConfig, run: Run, train_ctx: int) -> tuple[str, ...]:
     return ("--fit", "off", "-c", str(full)) if full else ()
 
 
-def _checkpoints(shape: Shape, run: Run) -> tuple[int | None, int]:
-    """How many a slot is to be given, None for as many as it gets anyway; and the bytes of RAM that they all take."""
-    each = checkpoint(shape, run) * run.slots
+def _checkpoints(each: int, run: Run) -> tuple[int | None, int]:
+    """How many a slot is to be given, None for as many as it gets anyway; and the bytes of RAM that they all take.
+
+    Args:
+        each: bytes of one of each slot.
+    """
     if run.checkpoints is not None or not each:
         return None, each * (run.checkpoints or 0)
     within = _CHECKPOINT_BYTES // each
-    count = min(_MOST_CHECKPOINTS, within) if within >= _ENOUGH_CHECKPOINTS else _FEWEST_CHECKPOINTS
-    return None if count == _MOST_CHECKPOINTS else count, each * count
+    count = min(MOST_CHECKPOINTS, within) if within >= _ENOUGH_CHECKPOINTS else _FEWEST_CHECKPOINTS
+    return None if count == MOST_CHECKPOINTS else count, each * count
 
 
 def _contexts(config: ModelConfig, run: Run, train_ctx: int) -> tuple[int, int] | None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router.backends.llama_server import LlamaServerSpec
+from router.companions import Companions
 from router.config import ModelConfig, Settings, flag_value
 from router.core.estimate import Projection
+from router.core.estimate.run import Flags
 from router.core.placement import unkept
 from router.core.types import Device, ModelSpec, Need
 from router.devices.host import repacked_types
@@ -30,7 +32,7 @@ class Origin:
     """Everything that a replica of a model is made from: with another origin it would be another one.
 
     Attributes:
-        stamps: size and time of each of its files, and of those that its flags name.
+        stamps: size and time of each of its files, and of those that its flags name: first of what is `loaded`.
         folder: what relative paths in flags are relative to.
     """
 
@@ -50,7 +52,7 @@ class Entry:
         fingerprint: see `Foresight`.
         parts: the need by place and kind, where the files' headers could be read.
         unreadable: why they could not.
-        whole, contexts, checkpoints: see `Foresight`.
+        whole, contexts, checkpoints, checkpoint_bytes: see `Foresight`.
         stamps, folder: see `Origin`.
         machine: for which it was foreseen.
     """
@@ -68,6 +70,7 @@ class Entry:
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
     checkpoints: int | None = None
+    checkpoint_bytes: int = 0
     stamps: tuple[tuple[int, int], ...] = ()
     folder: Path = Path()
     machine: Machine | None = None
@@ -75,6 +78,15 @@ class Entry:
     @property
     def origin(self) -> Origin:
         return Origin(self.files, self.stamps, self.config.flags, self.config.env, self.slots, self.folder)
+
+    @property
+    def companions(self) -> tuple[Path, ...]:
+        return Companions.named(Flags(self.config.flags, self.config.env), self.folder).files
+
+    @property
+    def loaded(self) -> tuple[Path, ...]:
+        """All that goes into memory."""
+        return tuple(dict.fromkeys((*self.files, *self.companions)))
 
     def model_spec(self, settings: Settings) -> ModelSpec:
         max_rss_mb = settings.max_rss_mb(self.name)
@@ -109,10 +121,12 @@ class Entry:
             env=dict(self.config.env),
             slots=self.slots,
             files=self.files,
+            companions=self.companions,
             has_conversations=not self.config.writes_no_text,
             whole=self.whole,
             contexts=self.contexts,
             checkpoints=self.checkpoints,
+            checkpoint_bytes=self.checkpoint_bytes,
         )
 
 
@@ -125,6 +139,14 @@ def inventory(settings: Settings, *, gpu_available: bool, known: Iterable[Entry]
     machine = Machine(gpu_available, repacked_types(), settings.system.vram_multiplier)
     earlier = {entry.name: entry for entry in known}
     return tuple(_entry(settings, name, machine, earlier.get(name)) for name in settings.models)
+
+
+def renewed(settings: Settings, entry: Entry) -> Entry | None:
+    """An entry as its files are now; None while they are those that were read. Blocking."""
+    files = entry.loaded
+    if entry.machine is None or tuple(map(stamp, files)) == entry.stamps[: len(files)]:
+        return None
+    return _entry(settings, entry.name, entry.machine, None)
 
 
 def kept_in_vain(specs: Iterable[ModelSpec], devices: Iterable[Device], *, places: int) -> Iterator[str]:
@@ -168,6 +190,7 @@ def _entry(settings: Settings, name: str, machine: Machine, known: Entry | None)
         seen.whole,
         seen.contexts,
         seen.checkpoints,
+        seen.checkpoint_bytes,
         origin.stamps,
         origin.folder,
         machine,
@@ -176,8 +199,9 @@ def _entry(settings: Settings, name: str, machine: Machine, known: Entry | None)
 
 def _origin(settings: Settings, name: str) -> Origin:
     config, files, folder = settings.models[name], settings.model_files(name), working_dir(settings)
-    named = (folder / flag for flag in config.flags if not flag.startswith("-"))
-    stamps = tuple(map(stamp, (*files, *named)))
+    companions = Companions.named(Flags(config.flags, config.env), folder).files
+    named = [folder / flag for flag in config.flags if not flag.startswith("-")]
+    stamps = tuple(map(stamp, dict.fromkeys((*files, *companions, *named))))
     return Origin(files, stamps, config.flags, config.env, settings.slots(name), folder)
 
 

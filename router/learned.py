@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -53,7 +54,8 @@ class LearnedMemory:
         known = self._known.get(self._keys[spec.name])
         if known is None:
             return spec
-        need = replace(spec.need, gpu=known["gpu"], host=known["host"], source=LEARNED)
+        base = max(spec.need.base, known.get("base", 0)) if spec.need.base else 0
+        need = replace(spec.need, gpu=known["gpu"], host=known["host"], source=LEARNED, base=base)
         return replace(spec, need=need, load_seconds=known.get("load_seconds"))
 
     def note(self, view: ModelView) -> bool:
@@ -61,7 +63,8 @@ class LearnedMemory:
         need = view.estimate
         if need.source != OBSERVED:
             return False
-        seen = {"gpu": need.gpu, "host": need.host, "model": view.name, "load_seconds": _rounded(view.load_seconds)}
+        seen = {"gpu": need.gpu, "host": need.host, "base": need.base, "model": view.name,
+                "load_seconds": _rounded(view.load_seconds)}  # fmt: skip
         news = self._known.pop(self._keys[view.name], None) != seen
         self._known[self._keys[view.name]] = seen  # at the end again
         return news
@@ -70,6 +73,14 @@ class LearnedMemory:
         """Write the file, with what another router may have written there meanwhile. Blocking; for any thread."""
         with self._saving:  # at the end the thread that saves may not have come to its own yet
             self._write()
+
+    async def save_within(self, seconds: float) -> None:
+        """The same as the router ends: a disk that hangs costs what was learned, and not the end."""
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.to_thread(self.save)
+        except TimeoutError:
+            _log.error("what was learned about memory is not kept: the disk of %s does not answer", self._file)
 
     def _write(self) -> None:
         others = {key: known for key, known in _read(self._file).items() if key not in self._known}
@@ -106,7 +117,8 @@ def _is_entry(value: Any) -> bool:
         return False
     seconds = value.get("load_seconds")
     known = seconds is None or (isinstance(seconds, (int, float)) and 0 <= seconds < float("inf"))
-    return known and all(isinstance(value.get(name), int) and 0 <= value[name] < _MOST for name in ("gpu", "host"))
+    sizes = value.get("gpu"), value.get("host"), value.get("base", 0)
+    return known and all(isinstance(size, int) and 0 <= size < _MOST for size in sizes)
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -31,13 +31,15 @@ def _device_line(device: Device, free: int) -> str:
 def _row(entry: Entry, free: dict[str, int], capacity: dict[str, int]) -> tuple[str, ...]:
     kind, context = _header(entry)
     verdict = _verdict(entry, free, capacity) if kind != _UNREADABLE else f"no: {context}"
+    if kind != _UNREADABLE and entry.unreadable:
+        verdict += f", by its size alone: {entry.unreadable}"
     return (
         ", ".join((entry.name, *entry.config.aliases)),
         kind,
         _mib(entry.file_bytes),
         context if kind != _UNREADABLE else "-",
         str(entry.slots),
-        _mib(entry.need.total + entry.need.reserve),
+        _mib(entry.need.total + entry.need.growth),
         entry.need.source,
         verdict,
         str(entry.files[0]),

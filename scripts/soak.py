@@ -38,7 +38,8 @@ def soak(found: World, seconds: float, first_seed: int) -> None:
     before = found.rested_size()
     began, number = time.monotonic(), first_seed
     while time.monotonic() < began + seconds:
-        print(f"{time.monotonic() - began:6.0f} s  seed {number}  {dict(found.counts)}", flush=True)
+        resident = size_of(found.running).resident >> 20
+        print(f"{time.monotonic() - began:6.0f} s  seed {number}  {resident} MiB  {dict(found.counts)}", flush=True)
         run_state_machine_as_test(seed(number)(AnyOrder), settings=_ROUND)
         number += 1
     found.is_as_small_as(before)

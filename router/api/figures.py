@@ -77,12 +77,12 @@ class MemoryEstimate(Schema):
 
     gpu_bytes: Count
     host_bytes: Count
-    reserve_bytes: Count = Field(description="host RAM it may grow into after it is ready")
+    reserve_bytes: Count = Field(description="host RAM it may grow into beyond that")
     source: str = Field(description="where the figures come from, e.g. `formula` or `observed`")
 
     @classmethod
     def of(cls, need: Need) -> Self:
-        return cls(gpu_bytes=need.gpu, host_bytes=need.host, reserve_bytes=need.reserve, source=need.source)
+        return cls(gpu_bytes=need.gpu, host_bytes=need.host, reserve_bytes=need.growth, source=need.source)
 
 
 class ReplicaMemory(Schema):

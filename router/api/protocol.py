@@ -303,6 +303,11 @@ class HttpProtocol(asyncio.Protocol):
     # --- for the server
 
     @property
+    def silent(self) -> bool:
+        """Nothing has come so far."""
+        return not (self._read or self._deaf or self._transport.is_closing())
+
+    @property
     def lingering(self) -> bool:
         """Its last answer is out, and its client may go on sending for a moment."""
         return self._deaf and not (self._answering or self._waiting or self._transport.get_write_buffer_size())

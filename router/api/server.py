@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import selectors
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import cast
 
@@ -20,6 +21,8 @@ from router.api.protocol import HttpProtocol
 _BACKLOG = 2048
 _LAST_WORDS_SEC = 0.3
 _LOOK_SEC = 0.02
+# Of the loop, until what a client has sent is a request that hears of the end: it is accepted, read, and begun.
+_TURNS = 8
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -114,6 +117,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let the open connections finish, listening all the while; then close everything."""
         connections = cast("set[HttpProtocol]", self.server_state.connections)
+        await self._hear_out(connections)
         early = set(connections)
         _close_soon(early)
 
@@ -123,10 +127,12 @@ class Server(uvicorn.Server):
 
         await self._until(are_served, self._drain())
         self._on_deadline()
+        self.force_exit = False  # whoever has been told by now gets to hear it
+        await self._until(lambda: not _has_callers(sockets or ()), _LAST_WORDS_SEC)
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
+        await self._hear_out(connections)
         _close_soon(connections)
-        self.force_exit = False  # whoever has been told by now gets to hear it
         await self._until(lambda: not connections, _LAST_WORDS_SEC)
         for connection in tuple(connections):
             connection.reset()
@@ -134,6 +140,15 @@ class Server(uvicorn.Server):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _hear_out(self, connections: Collection[HttpProtocol]) -> None:
+        """Read what clients have sent, and give who has just come a moment to send it.
+
+        A connection that is closed on an unread request is reset, and its client is not told why.
+        """
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        await self._until(lambda: not any(connection.silent for connection in connections), _LAST_WORDS_SEC)
 
     async def _until(self, met: Callable[[], bool], deadline: float) -> None:
         """Wait until it is met, or the deadline has passed, or there is a hurry."""
@@ -146,6 +161,14 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Not its business: see `router.signals`."""
         yield
+
+
+def _has_callers(sockets: Iterable[socket.socket]) -> bool:
+    """Whether somebody waits to be accepted, whom the kernel resets when the socket is closed."""
+    with selectors.DefaultSelector() as selector:
+        for sock in sockets:
+            selector.register(sock, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 def _close_soon(connections: Iterable[HttpProtocol]) -> None:

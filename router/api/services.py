@@ -94,7 +94,7 @@ class Reload(Protocol):
     """Reads the configuration anew."""
 
     async def __call__(self) -> Reloaded:
-        """Whatever is unchanged is left alone. Raises ConfigRefused, and then nothing is changed; ShuttingDown."""
+        """What is the same is left alone. Raises ConfigRefused, ConfigUnread, ShuttingDown, having changed nothing."""
 
 
 @dataclass(slots=True)

@@ -1,11 +1,8 @@
-"""The log of one model's children: a rotated file, bounded on disk, and the last lines in memory."""
+"""The log of one model's children: what may be kept of their output, in a file, and the last lines in memory."""
 
 from __future__ import annotations
 
-import logging
-import os
 import re
-import time
 from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,15 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
+from router.backends.log_file import LogFile
 from router.backends.memory_lines import LoadLines, plain
-
-_log = logging.getLogger(__name__)
+from router.worker import Post
 
 MAX_FILE_BYTES = 5 * 1024 * 1024  # of the current file and of its one predecessor
 MAX_LINE_BYTES = 8 * 1024
 RING_LINES = 200
 _MAX_NAME = 200  # file systems allow 255 bytes
-_RETRY_SEC = 30.0
 _REDACTED = b"[redacted]"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Tails end up in terminals, pages and error messages: no control character may forge a line there.
@@ -59,10 +55,10 @@ def log_file_name(model: str, number: int = 0) -> str:
 
 
 class ChildLog:
-    """Takes a child's output as it comes, in chunks. Never raises and never blocks on a full disk.
+    """Takes a child's output as it comes, in chunks. Never raises and never blocks.
 
     Args:
-        path: the file; its predecessor is kept as `<path>.1`.
+        path, post: see `LogFile`.
         secrets: strings that are blotted out of every line; `redact` adds to them.
 
     Attributes:
@@ -70,7 +66,13 @@ class ChildLog:
     """
 
     def __init__(
-        self, path: Path, *, secrets: Sequence[str] = (), max_bytes: int = MAX_FILE_BYTES, ring_lines: int = RING_LINES
+        self,
+        path: Path,
+        *,
+        post: Post,
+        secrets: Sequence[str] = (),
+        max_bytes: int = MAX_FILE_BYTES,
+        ring_lines: int = RING_LINES,
     ) -> None:
         self.path = path
         self._secrets: tuple[bytes, ...] = ()
@@ -78,14 +80,10 @@ class ChildLog:
         self._margin = 0
         for secret in secrets:
             self.redact(secret)
-        self._max_bytes = max_bytes
+        self._file = LogFile(path, max_bytes=max_bytes, post=post)
         self._ring: deque[str] = deque(maxlen=ring_lines)
         self._partial = bytearray()
         self._cut = 0  # bytes dropped from the line that is coming in
-        self._file: int | None = None
-        self._size = 0
-        self._retry_at = 0.0
-        self._closed = False
         self._quoted = 0  # lines of a grammar that are still left out, at most
         self.load = LoadLines()
 
@@ -103,12 +101,11 @@ class ChildLog:
             self._collect(line)
             out += self._take()
         self._collect(rest)
-        if out:
-            self._write(out)
+        self._keep(out)
 
     def note(self, text: str) -> None:
         """A line of our own, marked as such and dated."""
-        self._write([f"--- {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} {text}"])
+        self._file.write(f"--- {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} {text}\n")
 
     def start_over(self) -> None:
         """Forget the lines in memory: what follows is another process."""
@@ -129,9 +126,12 @@ class ChildLog:
     def close(self) -> None:
         """End an unfinished line and close the file; the tail stays."""
         if self._partial:
-            self._write(self._take())
-        self._closed = True
-        self._close_file()
+            self._keep(self._take())
+        self._file.close()
+
+    def _keep(self, lines: Sequence[str]) -> None:
+        if lines:
+            self._file.write("".join(f"{line}\n" for line in lines))
 
     def _collect(self, piece: bytes) -> None:
         room = MAX_LINE_BYTES + self._margin - len(self._partial)
@@ -168,38 +168,3 @@ class ChildLog:
         dropped = len(line) - keep + self._cut
         text = _CONTROL.sub("", _ANSI.sub("", line[:keep].decode("utf-8", "replace")))
         return f"{text} … [{dropped} bytes cut]" if dropped else text
-
-    def _write(self, lines: Sequence[str]) -> None:
-        if self._closed or (self._file is None and time.monotonic() < self._retry_at):
-            return
-        data = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
-        try:
-            if self._file is None:
-                self._open()
-            elif self._size + len(data) > self._max_bytes:
-                self._rotate()
-            assert self._file is not None  # noqa: S101  just opened
-            # One chunk of output is at most some hundred KiB; a short write (disk full) loses its end, no more.
-            self._size += os.write(self._file, data[-self._max_bytes :])
-        except OSError as error:
-            _log.warning("cannot write the log %s (%s); going on without it", self.path, error.strerror or error)
-            self._close_file()
-            self._retry_at = time.monotonic() + _RETRY_SEC
-
-    def _open(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # What models are asked may show in their logs, so they are for the owner alone.
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._size = os.fstat(self._file).st_size
-        if self._size >= self._max_bytes:
-            self._rotate()
-
-    def _rotate(self) -> None:
-        self._close_file()
-        self.path.replace(self.path.with_name(self.path.name + ".1"))
-        self._open()
-
-    def _close_file(self) -> None:
-        handle, self._file = self._file, None
-        if handle is not None:
-            os.close(handle)

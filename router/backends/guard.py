@@ -18,11 +18,13 @@ from pathlib import Path
 MARK = "LLAMA_ROUTER_CHILD"
 
 
-def kill_marked(mark: str) -> None:
-    """Kill whoever bears a mark that is this one or begins with this one and a dot. Linux only; blocks for moments.
+def kill_marked(mark: str) -> list[int]:
+    """Kill whoever bears a mark that is this one or begins with this one and a dot; who that was.
 
-    That is how those are found whose parent has gone and who have a group of their own (`setsid`).
+    That is how those are found whose parent has gone and who have a group of their own (`setsid`). Linux only; blocks
+    for moments.
     """
+    killed: list[int] = []
     wanted = f"\0{MARK}={mark}".encode()
     with contextlib.suppress(OSError):
         for process in Path("/proc").iterdir():
@@ -31,6 +33,8 @@ def kill_marked(mark: str) -> None:
                 with contextlib.suppress(OSError):
                     if _bears(process, wanted):
                         os.kill(int(process.name), signal.SIGKILL)
+                        killed.append(int(process.name))
+    return killed
 
 
 def _bears(process: Path, wanted: bytes) -> bool:

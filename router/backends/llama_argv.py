@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from router.backends.capabilities import Capabilities
 from router.backends.port_pool import LOOPBACK
+from router.core.estimate import MOST_CHECKPOINTS
 
 _VERBOSITY = {"-lv", "--verbosity", "--log-verbosity", "-v", "--verbose", "--log-verbose"}
 _CTX_PAD = 256  # of each slot
+_CACHE_RAM = {"-cram", "--cache-ram"}
+_MIB = 1024**2
 _LOG_FLAGS = {"--log-jsonl", "--log-disable", "--log-file"}
 
 
@@ -43,7 +46,7 @@ def build_argv(
     argv = [*capabilities.command, "-m", str(model_path), "--alias", alias, "--host", LOOPBACK, "--port", str(port)]
     if not given & {"-np", "--parallel"}:
         argv += ["-np", str(slots)]
-    if cache_ram_mb is not None and not given & {"-cram", "--cache-ram"} and capabilities.supports("--cache-ram"):
+    if cache_ram_mb is not None and not given & _CACHE_RAM and capabilities.supports("--cache-ram"):
         argv += ["--cache-ram", str(cache_ram_mb)]
     if checkpoints is not None and capabilities.supports("--ctx-checkpoints"):
         argv += ["--ctx-checkpoints", str(checkpoints)]
@@ -58,6 +61,29 @@ def build_argv(
     # Renamed in the course of time; the page would only be reachable with the child's key anyway.
     argv += [flag for flag in ("--no-ui", "--no-webui") if capabilities.supports(flag)][:1]
     return (*argv, *flags)
+
+
+def names_cache(flags: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Whether these say themselves how large the prompt cache is to be."""
+    return "LLAMA_ARG_CACHE_RAM" in env or any(flag.partition("=")[0] in _CACHE_RAM for flag in flags)
+
+
+def restrained(
+    withheld: int, cache_ram_mb: int | None, checkpoints: int | None, checkpoint_bytes: int
+) -> tuple[int | None, int | None]:
+    """MiB of prompt cache, and checkpoints for each slot, so many bytes less in all; the cache goes first.
+
+    Args:
+        cache_ram_mb: None where it is not ours to say.
+        checkpoints: None for llama-server's own number.
+        checkpoint_bytes: of one of each slot; 0 where their number is not ours to say.
+    """
+    left = (cache_ram_mb or 0) * _MIB - withheld
+    if cache_ram_mb is not None:
+        cache_ram_mb = max(0, left // _MIB)
+    if left < 0 and checkpoint_bytes:
+        checkpoints = max(0, (MOST_CHECKPOINTS if checkpoints is None else checkpoints) + left // checkpoint_bytes)
+    return cache_ram_mb, checkpoints
 
 
 def shortened(contexts: tuple[int, int], slots: int, squeeze: float) -> int:

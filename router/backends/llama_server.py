@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from router.backends.capabilities import Capabilities, Finder
@@ -15,7 +18,7 @@ from router.backends.control_client import warm_up
 from router.backends.environment import child_environment
 from router.backends.guard_link import Guard
 from router.backends.keeping import Keeping
-from router.backends.llama_argv import build_argv, shortened
+from router.backends.llama_argv import build_argv, names_cache, restrained, shortened
 from router.backends.llama_child import LlamaServerChild
 from router.backends.oom import OomWitness
 from router.backends.pidfile import PidFile
@@ -27,11 +30,14 @@ from router.backends.slot_keeper import SlotKeeper
 from router.backends.spawned import Spawned
 from router.core.types import Placement, ReplicaId
 from router.engine.ports import LaunchError
+from router.worker import Worker
 
 _log = logging.getLogger(__name__)
 
 # A stranger answers on our port while the child may still be on its way to notice that it cannot have it.
 _STRANGER_SEC = 10.0
+# That the state folder may take: for a folder in it, to delete conversations, and for all that is still to be written.
+_MKDIR_SEC, _TIDY_SEC, _LAST_WRITES_SEC = 10.0, 60.0, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +50,12 @@ class LlamaServerSpec:
         flags: handed to llama-server as they are.
         env: for this child alone.
         files: all parts of the model, if it is more than `model_path`.
+        companions: what its flags have loaded beside it: projector, adapters, draft model.
         has_conversations: it writes text, so that what its slots remember is of use later.
         whole: flags for a load that fits whole, which switch llama.cpp's own fit off; empty where it stays on.
         contexts: tokens over all slots, at least and at most, where the flags leave them open.
         checkpoints: of the context, for each slot; None leaves llama-server's own number.
+        checkpoint_bytes: of RAM, for one of each slot; 0 where `flags` say how many there are.
     """
 
     model_path: Path
@@ -55,10 +63,12 @@ class LlamaServerSpec:
     flags: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    companions: tuple[Path, ...] = ()
     has_conversations: bool = True
     whole: tuple[str, ...] = ()
     contexts: tuple[int, int] | None = None
     checkpoints: int | None = None
+    checkpoint_bytes: int = 0
 
     @property
     def all_files(self) -> tuple[Path, ...]:
@@ -74,6 +84,13 @@ class LlamaServerSpec:
         tokens = shortened(self.contexts, self.slots, placement.squeeze)
         words = f"the context was shortened from {self.contexts[1]:,} to {tokens:,} tokens"
         return ("--fit", "off", "-c", str(tokens)), words
+
+    def growth(self, placement: Placement, cache_ram_mb: int | None) -> tuple[int | None, int | None]:
+        """MiB of prompt cache and number of checkpoints that it is told, None for nothing; see `restrained`."""
+        ours = None if names_cache(self.flags, self.env) else cache_ram_mb
+        if not placement.withheld:
+            return ours, self.checkpoints
+        return restrained(placement.withheld, ours, self.checkpoints, self.checkpoint_bytes)
 
 
 class LlamaServerLauncher:
@@ -113,9 +130,13 @@ class LlamaServerLauncher:
         self._finder = Finder(binary)
         self._ports = PortPool(base_port)
         self._guard = Guard()
-        self._pid_file = PidFile(self._state_dir)
+        # What is written into the state folder; a disk that hangs holds up this thread alone.
+        self._disk = Worker("state folder")
+        self._pid_file = PidFile(self._state_dir, self._guard.mark, self._disk.post)
         self._keeping = Keeping(self._state_dir / "conversations", keep_conversations_mb, self._working_dir)
         self._siblings = Siblings()
+        # Asked before each load: whether the model's files are others than its spec was made for.
+        self.renew: Callable[[str], Awaitable[bool]] | None = None
         self._preparing = asyncio.Lock()
         self._reaped = False
 
@@ -131,8 +152,12 @@ class LlamaServerLauncher:
 
     async def tidy(self) -> None:
         """Delete the conversations that none of the models can go on with any more."""
-        if (known := self._finder.known) is not None:
-            await asyncio.to_thread(self._keeping.tidy, self._specs, known, alone=False)
+        if (known := self._finder.known) is None:
+            return
+        try:
+            await self._disk.run(partial(self._keeping.tidy, self._specs, known, alone=False), _TIDY_SEC)
+        except TimeoutError:
+            _log.warning("%s does not answer: conversations of no more use are still there", self._state_dir)
 
     async def prepare(self) -> Capabilities:
         """Do early what the first launch would do: reap what a dead router left behind, find llama.cpp, ask it.
@@ -152,11 +177,14 @@ class LlamaServerLauncher:
     async def launch(self, model: str, replica: ReplicaId, placement: Placement) -> LlamaServerChild:
         """See `Launcher.launch`."""
         capabilities = await self.prepare()
+        if self.renew is not None and await self.renew(model):
+            raise LaunchError(f"the files of {model} were replaced")
         spec = self._specs.get(model)
         if spec is None:
             raise LaunchError(f"{model} has been removed from the configuration")
+        await asyncio.to_thread(_refuse_pipes, (*spec.all_files, *spec.companions))
         place = self._siblings.take(model)
-        log = ChildLog(self._state_dir / "logs" / log_file_name(model, place.number))
+        log = ChildLog(self._state_dir / "logs" / log_file_name(model, place.number), post=self._disk.post)
         keeper: SlotKeeper | None = None
 
         async def spawn() -> Spawned:
@@ -171,6 +199,7 @@ class LlamaServerLauncher:
             raise
         _log.info("started %s for %s (replica %d): pid %d, port %d", capabilities.name, model, replica,
                   spawned.process.pid, spawned.port)  # fmt: skip
+        _tell_withheld(model, spec, placement)
         return LlamaServerChild(
             spawned,
             name=capabilities.name,
@@ -187,7 +216,7 @@ class LlamaServerLauncher:
     async def read_ahead(self, model: str, room: Callable[[], int]) -> None:
         """See `Launcher.read_ahead`."""
         if (spec := self._specs.get(model)) is not None:
-            await read_ahead(spec.all_files, room)
+            await read_ahead((*spec.all_files, *spec.companions), room)
 
     async def _spawn(
         self,
@@ -213,7 +242,7 @@ class LlamaServerLauncher:
                     hide_gpus=self._gpus_present,
                     embedded=capabilities.kind == "embedded",
                 ),
-                cwd=self._make_working_dir(),
+                cwd=await self._make_working_dir(),
                 output=log.feed,
                 guard=self._guard,
                 pid_file=self._pid_file,
@@ -227,9 +256,11 @@ class LlamaServerLauncher:
         log.note(f"{capabilities.name} started, pid {process.pid}, port {port}")
         return Spawned(port, key, process, OomWitness(process.pid))
 
-    def _make_working_dir(self) -> Path:
+    async def _make_working_dir(self) -> Path:
         try:
-            self._working_dir.mkdir(parents=True, exist_ok=True)
+            await self._disk.run(partial(self._working_dir.mkdir, parents=True, exist_ok=True), _MKDIR_SEC)
+        except TimeoutError as error:
+            raise LaunchError(f"{self._working_dir} does not answer: its disk hangs", passing=True) from error
         except OSError:
             return Path("/")  # a disk that is full or read-only does not keep models from running
         return self._working_dir
@@ -237,6 +268,11 @@ class LlamaServerLauncher:
     async def close(self) -> None:
         """See `Launcher.close`."""
         await self._guard.close()
+        try:
+            await self._disk.run(lambda: None, _LAST_WRITES_SEC)
+        except TimeoutError:
+            _log.error("%s does not take what is written to it: the ends of logs are missing", self._state_dir)
+        self._disk.stop()
 
     def _argv(
         self,
@@ -248,6 +284,7 @@ class LlamaServerLauncher:
         *,
         spec: LlamaServerSpec,
     ) -> tuple[str, ...]:
+        cache_ram_mb, checkpoints = spec.growth(placement, self._cache_ram_mb)
         return build_argv(
             capabilities,
             alias=model,
@@ -257,8 +294,27 @@ class LlamaServerLauncher:
             flags=spec.flags,
             whole=spec.fit(placement)[0],
             shares=placement.shares,
-            # A command line flag of ours would override what the model's own environment says.
-            cache_ram_mb=None if "LLAMA_ARG_CACHE_RAM" in spec.env else self._cache_ram_mb,
-            checkpoints=spec.checkpoints,
+            cache_ram_mb=cache_ram_mb,
+            checkpoints=checkpoints,
             slot_save_path=slot_save_path,
         )
+
+
+def _refuse_pipes(files: Iterable[Path]) -> None:
+    """What is there and is no file, llama-server may wait for until its load times out."""
+    for file in files:
+        with suppress(OSError):  # it is gone: llama-server says so
+            if not stat.S_ISREG(file.stat().st_mode):
+                raise LaunchError(f"{file} is not a file")
+
+
+def _tell_withheld(model: str, spec: LlamaServerSpec, placement: Placement) -> None:
+    if not placement.withheld:
+        return
+    amount = -(-placement.withheld // 1024**2)
+    if names_cache(spec.flags, spec.env):
+        _log.warning("%s may take %d MiB more RAM than the budget holds, as its own flags say how large its prompt "
+                     "cache gets: lower its --cache-ram", model, amount)  # fmt: skip
+    else:
+        _log.info("%s gets %d MiB less for its prompt cache and checkpoints, as the budget for RAM holds no more",
+                  model, amount)  # fmt: skip

@@ -12,13 +12,17 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 
+from router.backends.guard import kill_marked
 from router.backends.process_group import kill_group
 from router.backends.process_stat import process_stat
+from router.worker import Errand, Post
 
 _log = logging.getLogger(__name__)
 
@@ -42,54 +46,76 @@ def start_mark(pid: int) -> str | None:
     return f"{boot}:{stat.started}"
 
 
-class PidFile:
-    """The children of this router. A disk that fails is told to the log and otherwise ignored."""
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What one router has written down: itself, the mark that its children's environments bear, and their starts."""
 
-    def __init__(self, state_dir: Path) -> None:
+    router: int
+    started: str
+    mark: str
+    children: Mapping[int, str]
+
+
+class PidFile:
+    """The children of this router. A disk that fails is told to the log and otherwise ignored.
+
+    Args:
+        mark: of this router, see `guard`.
+        post: to a thread that may wait for a disk.
+    """
+
+    def __init__(self, state_dir: Path, mark: str, post: Post) -> None:
         self._folder = state_dir
         self._path = state_dir / f"children-{os.getpid()}.json"
+        self._mark = mark
+        self._saving = Errand(self._save, post)
         self._children: dict[int, str] = {}
 
     def add(self, pid: int) -> None:
         mark = start_mark(pid)
         if mark is not None:
             self._children[pid] = mark
-            self._save()
+            self._saving.ask()
 
     def remove(self, pid: int) -> None:
         if self._children.pop(pid, None) is not None:
-            self._save()
+            self._saving.ask()
 
     def reap_leftovers(self) -> tuple[int, ...]:
         """Kill what dead routers with this state directory left running; returns the process ids.
 
         Blocks for up to a second; call it in a thread. A process is killed only if its number and its start are those
-        that were written down, and only if the router that wrote them is gone.
+        that were written down, or if it bears the mark of that router (Linux), and only if that router is gone.
         """
         reaped: list[int] = []
         for path in sorted(self._folder.glob(_PATTERN)):
             if path == self._path and self._children:
                 continue
-            recorded = _read(path)
-            if recorded is None or _alive(*recorded[0]):
+            record = _read(path)
+            if record is None or _alive(record.router, record.started):
                 continue
-            leftovers = [pid for pid, mark in recorded[1].items() if _alive(pid, mark)]
-            for pid in leftovers:
-                _log.warning("killing process %d, left behind by a router that died (%s)", pid, path.name)
+            leaders = [pid for pid, started in record.children.items() if _alive(pid, started)]
+            for pid in leaders:
                 kill_group(pid)
+            # Those whose leader has ended are found by nothing else.
+            strays = kill_marked(record.mark) if record.mark else []
+            leftovers = list(dict.fromkeys((*leaders, *strays)))
+            for pid in leftovers:
+                _log.warning("killed process %d, left behind by a router that died (%s)", pid, path.name)
             _await_end(leftovers)
             reaped += leftovers
             _unlink(path)
         return tuple(reaped)
 
     def _save(self) -> None:
-        if not self._children:
+        children = dict(self._children)
+        if not children:
             _unlink(self._path)
             return
         router = os.getpid()
         document = {
-            "router": {"pid": router, "started": start_mark(router)},
-            "children": [{"pid": pid, "started": mark} for pid, mark in self._children.items()],
+            "router": {"pid": router, "started": start_mark(router), "mark": self._mark},
+            "children": [{"pid": pid, "started": mark} for pid, mark in children.items()],
         }
         draft = self._path.with_suffix(".tmp")
         try:
@@ -112,13 +138,13 @@ def _alive(pid: int, mark: str) -> bool:
     return start_mark(pid) == mark
 
 
-def _read(path: Path) -> tuple[tuple[int, str], dict[int, str]] | None:
-    """Router and children as recorded; None when the file cannot be used (it is left for a person to look at)."""
+def _read(path: Path) -> _Record | None:
+    """What is recorded; None when the file cannot be used (it is left for a person to look at)."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         router = document["router"]
         children = {int(child["pid"]): str(child["started"]) for child in document["children"]}
-        return (int(router["pid"]), str(router["started"])), children
+        return _Record(int(router["pid"]), str(router["started"]), str(router.get("mark", "")), children)
     except (OSError, ValueError, KeyError, TypeError) as error:
         _log.warning("ignoring %s, which cannot be read: %r", path, error)
         return None

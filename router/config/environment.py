@@ -26,6 +26,9 @@ VARIABLES = (
 )
 
 
+DOTENV = ".env"
+
+
 @dataclass(frozen=True, slots=True)
 class Overrides:
     """What command line and environment say; None = nothing. Paths are absolute."""
@@ -43,7 +46,7 @@ def read_environment(environ: Mapping[str, str], cwd: Path) -> Mapping[str, str]
 
     Raises ConfigError when `.env` is there but cannot be read.
     """
-    return {name: value for name, value in (_read_dotenv(cwd / ".env") | _without_empty(environ)).items() if value}
+    return {name: value for name, value in (_read_dotenv(cwd / DOTENV) | _without_empty(environ)).items() if value}
 
 
 def _without_empty(environ: Mapping[str, str]) -> dict[str, str]:

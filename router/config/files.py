@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import os
 import re
 from pathlib import Path
@@ -86,13 +87,21 @@ def _check(file: Path, root: Path | None) -> None:
     try:
         real = file.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-        raise FileRefused(f"no such file: {file}", _nearest(file)) from error
+        raise _missing(file, error) from error
     if root is not None and not real.is_relative_to(root.resolve()):
         raise FileRefused(f"a link leads out of {root} to {real}", "write the absolute path of the target")
     if not real.is_file():
         raise FileRefused(f"not a regular file: {file}")
     if not os.access(real, os.R_OK):
         raise FileRefused(f"not readable for this user: {file}")
+
+
+def _missing(file: Path, error: OSError | RuntimeError) -> FileRefused:
+    if isinstance(error, RuntimeError) or error.errno == errno.ELOOP:
+        return FileRefused(f"its links lead in a circle: {file}")
+    if file.is_symlink():
+        return FileRefused(f"a link to nothing: {file} leads to {file.readlink()}")
+    return FileRefused(f"no such file: {file}", _nearest(file))
 
 
 def _nearest(file: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from router.config.document import Document, read_document
-from router.config.environment import Overrides, read_environment, read_overrides
+from router.config.environment import DOTENV, Overrides, read_environment, read_overrides
 from router.config.files import absolute, exists, is_file
 from router.config.keys import read_keys
 from router.config.models import ApiConfig, SystemConfig
@@ -62,7 +62,7 @@ def load_settings(
     Raises ConfigError with every problem at once.
     """
     cwd = cwd or Path.cwd()
-    environ = read_environment(environ, cwd)
+    environ, dotenv = read_environment(environ, cwd), cwd / DOTENV
     source = config_file(config_path, environ, cwd)
     problems: list[Problem] = []
     overrides = read_overrides(environ, cwd, host=host, port=port, problems=problems)
@@ -78,6 +78,7 @@ def load_settings(
         models=document.models,
         folder=folder,
         source=source,
+        dotenv=dotenv if is_file(dotenv) else None,
         keys=read_keys(environ, document.api, folder, problems),
         base_key="BASE_MODELS_PATH" if overrides.base_models_path else "system.base_models_path",
         problems=problems,

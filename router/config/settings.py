@@ -24,6 +24,7 @@ class Settings:
         api, system: effective values: what the environment or the command line says is in them; paths are absolute.
         models: by canonical name, in order, discovered ones at the end.
         source: the file that was read; None = none.
+        dotenv: the `.env` that was read; None = none.
         keys: what clients must present; without any only loopback peers may come in.
         notes: what was left out or looks odd, for the log.
         warnings: what works, and should not stay as it is.
@@ -33,6 +34,7 @@ class Settings:
     system: SystemConfig
     models: Mapping[str, ModelConfig]
     source: Path | None
+    dotenv: Path | None
     keys: Keys
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -139,6 +141,7 @@ def assemble(
     keys: Keys,
     folder: Path,
     source: Path | None = None,
+    dotenv: Path | None = None,
     base_key: str = "system.base_models_path",
     problems: list[Problem] | None = None,
 ) -> Settings:
@@ -164,6 +167,7 @@ def assemble(
         system=system,
         models=MappingProxyType(catalog.models),
         source=source,
+        dotenv=dotenv,
         keys=keys,
         notes=tuple(catalog.notes),
         warnings=tuple(exposed_files(api, keys, folder)),

@@ -41,7 +41,8 @@ class Appetite:
         model = self._model(replica)
         model.lower_need = None
         foreseen = model.need.source in FORESEEN
-        self._ledger.settle(replica.id, model.need.host if foreseen else 0)
+        # What has grown already is booked with what it was seen to take, and not with the reserve.
+        self._ledger.settle(replica.id, model.need.host if foreseen or model.need.grown else 0)
         if not foreseen:
             self._learn(model, replica)
 
@@ -99,7 +100,8 @@ class Appetite:
     def _learn(self, model: Model, replica: Replica) -> None:
         """Of one that was cut it is not known what it takes as a whole; one that is stale was another model."""
         if replica.ready is not None and not replica.cut and not replica.stale:
-            model.need = observed_need(model.need, self._ledger.peak(replica.id), model.spec.need.reserve)
+            peak, at_ready = self._ledger.peak(replica.id), self._ledger.at_ready(replica.id)
+            model.need = observed_need(model.need, peak, at_ready)
 
     def _model(self, replica: Replica) -> Model:
         return self._state.models[replica.model]

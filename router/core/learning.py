@@ -30,9 +30,9 @@ def projected_need(before: Need, gpu: int, host: int, gpus: int) -> Need:
         return before
     # In RAM it counts buffers only, where the formula counts mapped files and copies too.
     if not gpu:
-        return replace(before, gpu=0, host=max(before.host, host + PROCESS_BYTES), source=PROJECTED)
+        return _foreseen(before, 0, max(before.host, host + PROCESS_BYTES), PROJECTED)
     on_one = max(0, gpu + gpus * GPU_CONTEXT_BYTES - max(0, gpus - 1) * before.each)
-    return replace(before, gpu=on_one, host=max(before.host, host + CUDA_PROCESS_BYTES), source=PROJECTED)
+    return _foreseen(before, on_one, max(before.host, host + CUDA_PROCESS_BYTES), PROJECTED)
 
 
 def raised_need(
@@ -50,17 +50,23 @@ def raised_need(
     thought = before.gpu if on_gpu else before.host
     wanted = max(thought * 5 // 4, had + exhausted.asked)
     if on_gpu:
-        return replace(before, gpu=wanted, source=RAISED)
-    return replace(before, host=max(thought, min(wanted, most.get(HOST, wanted) - before.reserve)), source=RAISED)
+        return _foreseen(before, wanted, before.host, RAISED)
+    host = max(thought, min(wanted, most.get(HOST, wanted) - before.reserve))
+    return _foreseen(before, before.gpu, host, RAISED)
 
 
-def observed_need(before: Need, peak: Mapping[DeviceId, int], reserve: int) -> Need:
+def _foreseen(before: Need, gpu: int, host: int, source: str) -> Need:
+    """None of it is growth."""
+    return replace(before, gpu=gpu, host=host, source=source, base=host if before.base else 0)
+
+
+def observed_need(before: Need, peak: Mapping[DeviceId, int], at_ready: int = 0) -> Need:
     """The need after a replica has been seen.
 
     Args:
         before: what was thought so far. What was seen before only grows; an estimate is replaced.
         peak: the highest bytes seen per device; empty when nothing could be seen.
-        reserve: growth allowance in host RAM, kept on top.
+        at_ready: bytes of RAM that it held before it had any work, and so had grown by nothing.
     """
     if not peak:
         return before
@@ -71,7 +77,8 @@ def observed_need(before: Need, peak: Mapping[DeviceId, int], reserve: int) -> N
         seen_gpu, seen_host = max(seen_gpu, before.gpu), max(seen_host, before.host)
     elif not seen_gpu:
         seen_gpu = before.gpu  # the GPUs' share could not be seen: the estimate stays
-    return replace(before, gpu=seen_gpu, host=seen_host, reserve=reserve, source=OBSERVED)
+    base = max(before.base, at_ready) if before.base else 0
+    return replace(before, gpu=seen_gpu, host=seen_host, source=OBSERVED, base=base)
 
 
 def outgrown(need: Need, peak: Mapping[DeviceId, int]) -> bool:

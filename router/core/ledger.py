@@ -24,6 +24,7 @@ class Booking:
     reserve: int
     seen: dict[DeviceId, int] = field(default_factory=dict)
     peak: dict[DeviceId, int] = field(default_factory=dict)
+    at_ready: int = 0  # bytes of RAM
 
 
 class Ledger:
@@ -85,6 +86,8 @@ class Ledger:
             host: bytes of RAM that it will take at least once it has worked.
         """
         booking = self._bookings[replica]
+        booking.at_ready = booking.peak.get(HOST, 0)
+        host = min(host, booking.booked.get(HOST, 0) - booking.reserve)  # of growth it may have got less
         for device, peak in booking.peak.items():
             booking.booked[device] = max(peak, host) + booking.reserve if device == HOST else peak
 
@@ -99,6 +102,11 @@ class Ledger:
     def peak(self, replica: ReplicaId) -> Mapping[DeviceId, int]:
         booking = self._bookings.get(replica)
         return {} if booking is None else booking.peak
+
+    def at_ready(self, replica: ReplicaId) -> int:
+        """Bytes of RAM that it held when it became ready; 0 = that was not seen."""
+        booking = self._bookings.get(replica)
+        return 0 if booking is None else booking.at_ready
 
     def capacity(self) -> dict[DeviceId, int]:
         return {device.id: device.capacity for device in self.devices.values()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from router.core.lifecycle import LEAVING, Health, ReplicaState
 from router.core.placement import Shortage, place
 from router.core.records import Model, State
+from router.core.room import kept_ram
 from router.core.types import Obstacle
 
 _MIB = 1024**2
@@ -28,7 +29,7 @@ def shortage(state: State, model: Model) -> str:
     """The memory that keeps a model out, with the arithmetic; empty when it has a replica, or memory is not why."""
     if model.replicas or model.health is not Health.AVAILABLE:
         return ""
-    found = place(model.need, state.ledger.available(), state.ledger.capacity())
+    found = place(model.need, state.ledger.available(), state.ledger.capacity(), kept_ram(state))
     if not isinstance(found, Shortage):
         return ""
     devices = [view for view in state.ledger.views() if view.device.id in found.missing]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from router.core.spread import gpu_spreads, ratio
 from router.core.types import HOST, DeviceId, Need, Placement
 
 _MIB = 1024**2
+# A context is shortened before growth gets less than this part of RAM; what is more gives way to the context.
+_GROWTH_SHARE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +35,29 @@ class Shortage:
         return _arithmetic(self.option, self.room, self.capacity, never=self.never)
 
 
-def place(need: Need, free: Mapping[DeviceId, int], capacity: Mapping[DeviceId, int]) -> Placement | Shortage:
+def place(
+    need: Need, free: Mapping[DeviceId, int], capacity: Mapping[DeviceId, int], kept: int = 0
+) -> Placement | Shortage:
     """Place a replica.
 
     In this order: the GPUs that its flags name; the one GPU with the least room that is enough; the fewest that
     together could ever hold it, if no single one could; all of every GPU and the rest in RAM, if even together they
     could not (llama.cpp's `--fit` then offloads a part of the layers). A model that would fit one GPU waits for that
     GPU and is not split. In RAM, a context whose length is open is shortened if the machine could never hold it all.
+    There is less room for growth where that keeps a model from being loaded at all: what may grow need not.
 
     Args:
         free: bytes bookable now; negative where more is taken than was booked.
         capacity: bytes bookable on an empty device. Its order numbers the GPUs and breaks ties; a device missing here
             does not exist.
+        kept: bytes of RAM that others never give back, so that growth cannot have them.
     """
-    squeeze = _squeeze(need, capacity)
-    if squeeze:
-        need = replace(need, host=capacity[HOST] - need.reserve)
+    ram = capacity.get(HOST, 0)
+    shortened = _shortened(need, ram)
+    host = need.host + need.growth - shortened
     room = {device: min(free.get(device, 0), limit) for device, limit in capacity.items()}
     spreads = gpu_spreads(need, room, capacity)
-    options = [_with_host(need, spread) for spread in spreads]
+    options = [_with_host(need, host, spread, ram - kept) for spread in spreads]
     if len(options) > 1:
         options.sort(key=lambda option: sum(room[device] for device in option if device != HOST))  # the tightest first
     best = min(options, key=lambda option: sum(_missing(option, room).values()))
@@ -60,14 +66,16 @@ def place(need: Need, free: Mapping[DeviceId, int], capacity: Mapping[DeviceId, 
         never = all(_missing(option, capacity) for option in options)
         return Shortage(missing, never, best, room, capacity)
     on_gpus = {device: size for device, size in best.items() if device != HOST}
-    whole = not squeeze and (not on_gpus or sum(on_gpus.values()) >= need.gpu)
+    whole = not shortened and (not on_gpus or sum(on_gpus.values()) >= need.gpu)
+    withheld = host + _left(need, on_gpus) - best.get(HOST, 0)
     return Placement(
         bytes=best,
-        reserve=need.reserve,
+        reserve=max(0, need.growth - withheld),
         whole=whole,
         shares=ratio(need, on_gpus) if whole and not need.pin.shares else (),
         visible=tuple(device for device in capacity if device != HOST) if need.pin.numbered and on_gpus else (),
-        squeeze=squeeze,
+        squeeze=shortened / need.spare if shortened else 0.0,
+        withheld=withheld,
     )
 
 
@@ -92,19 +100,23 @@ def unkept(
                 free[device] -= size
 
 
-def _squeeze(need: Need, capacity: Mapping[DeviceId, int]) -> float:
+def _shortened(need: Need, ram: int) -> int:
     """The part of its spare bytes that a model without a GPU has to give up so that RAM could ever hold it."""
-    excess = need.host + need.reserve - capacity.get(HOST, 0)
-    return excess / need.spare if need.gpu == 0 and 0 < excess <= need.spare else 0.0
+    least = min(need.growth, ram // _GROWTH_SHARE)
+    excess = max(0, need.host + least - ram)
+    return min(excess, need.spare) if need.gpu == 0 and excess - least <= need.spare else 0
 
 
-def _with_host(need: Need, gpus: Mapping[DeviceId, int]) -> dict[DeviceId, int]:
-    """One option with the host's part: what it needs there, its reserve, and what the GPUs do not take."""
-    left = max(0, need.gpu - sum(gpus.values()))
-    if gpus:
-        left = max(0, left - need.spare)  # llama.cpp shortens the context first
-    host = need.host + need.reserve + left
+def _with_host(need: Need, host: int, gpus: Mapping[DeviceId, int], ram: int) -> dict[DeviceId, int]:
+    """One option with the host's part: `host` and what the GPUs do not take, less growth where that is too much."""
+    host += _left(need, gpus)
+    host -= min(need.reserve, max(0, host - ram))
     return {**gpus, HOST: host} if host else dict(gpus)
+
+
+def _left(need: Need, gpus: Mapping[DeviceId, int]) -> int:
+    left = max(0, need.gpu - sum(gpus.values()))
+    return max(0, left - need.spare) if gpus else left  # llama.cpp shortens the context first
 
 
 def _missing(option: Mapping[DeviceId, int], room: Mapping[DeviceId, int]) -> dict[DeviceId, int]:

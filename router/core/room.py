@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from router.core.growth import extras
 from router.core.placement import Shortage, place
 from router.core.records import Model, Replica, State
-from router.core.types import DeviceId, Placement
+from router.core.types import HOST, DeviceId, Placement
 
 
 class Room:
@@ -23,6 +23,7 @@ class Room:
         self._present = {replica.model for replica in state.replicas.values()}
         self._staying = Counter(replica.model for replica in state.replicas.values())  # less those that are leaving
         self.capacity = state.ledger.capacity()
+        self._kept = kept_ram(state)
         self.free = state.ledger.available()
         self.places = state.policy.max_models - len(self._present)
         self.coming = dict.fromkeys(self.free, 0)
@@ -57,7 +58,7 @@ class Room:
 
     def fit_now(self, model: Model) -> Placement | Shortage | None:
         """Where the model fits at once; None when only the places are taken, or a model it excludes is still there."""
-        found = place(model.need, self.free, self.capacity)
+        found = place(model.need, self.free, self.capacity, self._kept)
         if isinstance(found, Shortage):
             return found
         has_place = self.places > 0 or model.spec.name in self._present
@@ -84,7 +85,7 @@ class Room:
         for replica in without:
             for device, amount in self._ledger.booked(replica.id).items():
                 free[device] += amount
-        found = place(model.need, free, self.capacity)
+        found = place(model.need, free, self.capacity, self._kept)
         return found if isinstance(found, Placement) else None
 
 
@@ -94,9 +95,18 @@ def pinned_of(model: Model) -> list[Replica]:
     return [replica for replica in model.staying if replica not in extra]
 
 
+def _pinned(state: State) -> list[Replica]:
+    return [replica for model in state.models.values() if model.spec.pinned for replica in pinned_of(model)]
+
+
+def kept_ram(state: State) -> int:
+    """Bytes of RAM that are booked for replicas that stay."""
+    return sum(state.ledger.booked(replica.id).get(HOST, 0) for replica in _pinned(state))
+
+
 def beside_pinned(state: State, model: Model) -> str | None:
     """Why the model cannot be loaded as long as the pinned ones stay; None when it can."""
-    pinned = [replica for model in state.models.values() if model.spec.pinned for replica in pinned_of(model)]
+    pinned = _pinned(state)
     if not pinned:
         return None
     holders = sorted({replica.model for replica in pinned})
@@ -112,5 +122,5 @@ def beside_pinned(state: State, model: Model) -> str | None:
     for replica in pinned:
         for device, amount in state.ledger.booked(replica.id).items():
             left[device] -= amount
-    found = place(model.need, left, capacity)
+    found = place(model.need, left, capacity, kept_ram(state))
     return f"{found.message}; the pinned models stay: {names}" if isinstance(found, Shortage) else None

@@ -118,10 +118,12 @@ class Need:
     Attributes:
         gpu: bytes on accelerators if it is on one of them, 0 for a model that runs on the CPU.
         host: bytes of host RAM.
-        reserve: further bytes of host RAM it may grow into after it is ready (the prompt cache).
+        reserve: bytes of host RAM that it may grow by with use: the prompt cache, context checkpoints.
         source: where the figures come from: `file size`, `formula`, `projected`, `learned`, `observed` or `raised`.
         each: bytes that each GPU beyond the first adds: its context, its compute buffer, a layer that is not cut.
         spare: bytes that it can do without by a shorter context, where the flags leave its length open.
+        base: bytes of host RAM that it takes at most without such growth; 0 = not known. What it was seen to take
+            beyond that is growth, and not booked a second time.
     """
 
     gpu: int
@@ -131,6 +133,17 @@ class Need:
     each: int = 0
     spare: int = 0
     pin: Pin = Pin()
+    base: int = 0
+
+    @property
+    def grown(self) -> int:
+        """The part of the host's bytes that is growth."""
+        return min(self.reserve, max(0, self.host - self.base)) if self.base else 0
+
+    @property
+    def growth(self) -> int:
+        """Bytes that it may still grow by beyond the host's."""
+        return self.reserve - self.grown
 
     @property
     def total(self) -> int:
@@ -144,6 +157,7 @@ class Placement:
     Attributes:
         bytes: booked on each device.
         reserve: the part of the host's that is for growth.
+        withheld: bytes of growth that the machine has no room for: it has to do without.
         whole: all of it is where it should be, in memory that is free. Otherwise llama.cpp has to make it fit.
         shares: proportions of a model that is spread over several GPUs, in their order; empty = its flags tell.
         visible: GPUs that the child may see, if they are more than those it is placed on.
@@ -156,6 +170,7 @@ class Placement:
     shares: tuple[int, ...] = ()
     visible: tuple[DeviceId, ...] = ()
     squeeze: float = 0.0
+    withheld: int = 0
 
     @property
     def gpus(self) -> tuple[DeviceId, ...]:

@@ -28,6 +28,7 @@ MAX_KEPT_TEXT_BYTES = 6 * 1024**2  # of all strings together; four times as many
 MAX_KEPT_VALUES = 131_072  # of all arrays together; some 36 bytes each in memory
 DEFAULT_ALIGNMENT = 32
 
+_MOST_ELEMENTS = 2**63 - 1
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TYPE_NAMES = ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64")
 _STRING, _ARRAY = 8, 9
@@ -260,8 +261,8 @@ class _Parser:
         if dims > MAX_DIMS:
             raise Malformed(f"tensor {name!r} has {dims:,} dimensions; at most {MAX_DIMS} are allowed")
         shape = struct.unpack(f"<{dims}q", self.reader.bytes(8 * dims))
-        if any(length < 0 for length in shape):
-            raise Malformed(f"tensor {name!r} has the shape {shape}")
+        if any(length < 0 for length in shape) or prod(shape) > _MOST_ELEMENTS:
+            raise Malformed(f"tensor {name!r} cannot have the shape {shape}")
         return _RawTensor(name, shape, self.reader.number("I"), self.reader.number("Q"))
 
 

@@ -66,7 +66,7 @@ class Reader:
         """Pass over so many strings, without making objects of them."""
         self._skipped += count
         if self._skipped > MAX_SKIPPED_STRINGS:
-            raise Malformed(f"its arrays hold more than {MAX_SKIPPED_STRINGS:,} strings")
+            raise Malformed(f"its arrays up to {self.where} hold more than {MAX_SKIPPED_STRINGS:,} strings")
         length_at = _U64.unpack_from
         while count:
             if self._at + 8 > len(self._chunk):

@@ -13,7 +13,7 @@ from typing import Self
 from router.core.types import HOST, Device, DeviceId, DeviceReading
 from router.devices.host import HostMemory, peak_rss, process_tree
 from router.devices.nvml import Gpus, Nvml
-from router.devices.worker import Worker
+from router.worker import Worker
 
 OPEN_DEADLINE_SEC = 10.0  # NVML wakes sleeping GPUs when it is initialised
 READ_DEADLINE_SEC = 2.0

@@ -21,12 +21,13 @@ class SlotMotion:
     def update(self, busy: Sequence[SlotReading], now: float, *, computes: bool = False) -> set[int]:
         """Ids of the busy slots that have moved since the last reading, those that took up a new task included.
 
-        Of a child that computes (`computes`) so do the slots that read a prompt: they show nothing before the batch is
-        done, which takes minutes where a CPU reads ten tokens a second.
+        Of a child that computes (`computes`) so do all, while one reads a prompt: they share its batch, and none shows
+        anything before that is done, which takes minutes where a CPU reads ten tokens a second.
         """
         seen = {slot.id: (slot.task, slot.progress) for slot in busy}
         moved = {slot for slot, state in seen.items() if self._last.get(slot) != state}
-        moved |= {slot.id for slot in busy if computes and slot.reading}
+        if computes and any(slot.reading for slot in busy):
+            moved = set(seen)
         self._last = seen
         if moved:
             self.last_moved = now

@@ -93,6 +93,7 @@ class Supervisor:
         self._cut_short = asyncio.Event()
         self._grace = limits.stop_grace
         self._last = False
+        self._began = monotonic()
 
     def stop(self, *, force: bool, keep: bool = False) -> None:
         """End the child. `force` skips the grace period; `keep` saves its conversations first."""
@@ -168,7 +169,7 @@ class Supervisor:
     async def _live(self) -> ChildExit:
         before = await self._gpu_used()
         began = monotonic()
-        launched = await _first(self._launch(), self._until_called_off())
+        launched = await _first(self._launch(), self._until_called_off(), self._until_overdue())
         if isinstance(launched, ChildExit):
             return launched
         self.phases["spawn"] = monotonic() - began
@@ -187,6 +188,18 @@ class Supervisor:
         """A launch may first have to ask llama.cpp what it can, and that may hang."""
         await self._stop_wanted.wait()
         return ChildExit(0, "was given up before it was started")
+
+    async def _until_overdue(self) -> Child | ChildExit:
+        while not self._overdue:  # noqa: ASYNC110  it may be configured anew
+            await asyncio.sleep(_PROGRESS_INTERVAL)
+        limit = f"{self._limits.load_timeout:g} s (load_timeout_sec)"
+        why = "llama-server does not say what it can (`--version`, `--help`), or a disk hangs"
+        return ChildExit(1, f"was not started within {limit}: {why}", passing=True)
+
+    @property
+    def _overdue(self) -> bool:
+        """Launch and load together take too long, by the deadline of now: it may have been configured anew."""
+        return monotonic() - self._began > self._limits.load_timeout
 
     async def _attend(self, child: Child, watch: SlotWatch, before: Mapping[DeviceId, int]) -> ChildExit:
         """Until the child ends, is told to, or has to."""
@@ -235,22 +248,23 @@ class Supervisor:
         except LaunchError as error:
             return ChildExit(1, str(error), passing=error.passing)
         serves = monotonic()
-        restored = await child.restore_conversations()
-        self._events.conversations(self, "restored", restored, monotonic() - serves)
         if not self.progress.allocated:
             await self._measure(child, before)
-        await self.observe(await self._monitor.read())
+        await self.observe(await self._monitor.read())  # before it holds anything that grows with use
+        restoring = monotonic()
+        restored = await child.restore_conversations()
+        self._events.conversations(self, "restored", restored, monotonic() - restoring)
         self.phases |= {"read": serves - began, "ready": monotonic() - serves}
         self._events.replica_ready(self, slots)
         return await _first(signs.until_silent(), watch.run())
 
     async def _load(self, child: Child, before: Mapping[DeviceId, int]) -> int:
         """Wait until it is ready, and pass on what it tells meanwhile; returns its slots. Raises TimeoutError."""
-        ready, began = asyncio.create_task(child.ready()), monotonic()
+        ready = asyncio.create_task(child.ready())
         try:
             while not (await asyncio.wait((ready,), timeout=_PROGRESS_INTERVAL))[0]:
                 await self._note_progress(child, before)
-                if monotonic() - began > self._limits.load_timeout:  # as it is now: it may have been configured anew
+                if self._overdue:
                     raise TimeoutError
             await self._note_progress(child, before)
             return ready.result()

@@ -23,6 +23,8 @@ class Provider(Protocol):
 
     def devices(self) -> tuple[DeviceView, ...]: ...
 
+    def troubles(self) -> tuple[str, ...]: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -113,6 +115,11 @@ class EngineGauges(Collector):
         yield from _model_gauges(now)
         yield _state_gauge(now)
         yield from _device_gauges(now)
+        yield GaugeMetricFamily(
+            "router_scheduler_troubles",
+            "Things that have stood still for longer than they can; /readyz names them.",
+            value=len(self._engine.troubles()),
+        )
 
 
 def _model_gauges(now: Sample) -> Iterator[Metric]:

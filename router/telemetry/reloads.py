@@ -51,3 +51,8 @@ class Reloads(Collector):
             "When the present configuration was taken, in Unix time.",
             value=self.taken_at,
         )
+        yield GaugeMetricFamily(
+            "router_config_last_reload_successful",
+            "1 if the last attempt to read the configuration anew was taken, or there was none; 0 if it was refused.",
+            value=not self.refusal,
+        )

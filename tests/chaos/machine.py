@@ -90,9 +90,8 @@ class AnyOrder(RuleBasedStateMachine):
     def forgive(self, model: str) -> None:
         self.world.manage(f"/v1/models/{model}/reset")
 
-    @rule(model=models, change=st.sampled_from(["nothing", "flags", "invalid"]))
+    @rule(model=models, change=st.sampled_from(["nothing", "flags", "invalid", "gone"]))
     def reload(self, model: str, change: str) -> None:
-        """Refused with 404, and changes nothing, where the router cannot do it."""
         self.world.reload(model, change)
 
     # -- children ----------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from router.core.types import HOST, DeviceKind, Exhaustion, Placement
 from router.engine.ports import LaunchError
 from router.state_lock import state_lock
 from tests.fakes.fake_binary import make_fake_binary
-from tests.support.observing import in_background, is_alive, metric, wait_for_queue
+from tests.support.expect import expect_error
+from tests.support.observing import descendants, in_background, is_alive, metric, wait_for_queue
 from tests.support.router import ROOT, free_port, router
 from tests.support.waiting import wait_until
 
@@ -104,6 +105,23 @@ def test_a_leaking_child_is_started_anew_when_it_is_idle(tmp_path: Path) -> None
         assert metric(running, "router_recycles_total", model="m") == 1
         assert metric(running, "router_restarts_total", model="m") == 0
         assert "more than max_rss_mb: it is started anew" in running.log
+
+
+# --- not to be had
+
+
+def test_a_program_that_does_not_even_say_what_it_can_costs_no_more_than_a_load(tmp_path: Path) -> None:
+    program = tmp_path / "llama-server"
+    program.write_text("#!/bin/sh\nexec sleep 1000\n", encoding="utf-8")
+    program.chmod(0o755)
+    models, env = {"m": entry(tmp_path)}, {"LLAMA_SERVER_PATH": str(program)}
+    with router(tmp_path, models, system={"load_timeout_sec": 0.3}, env=env) as running:
+        error = expect_error(running.chat("m"), 503, code="model_backing_off")
+        assert "was not started within 0.3 s (load_timeout_sec)" in error["message"]
+        left = descendants(running)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(timeout=10) == 0
+        assert not any(map(is_alive, left))
 
 
 # --- another router

@@ -15,6 +15,7 @@ from tests.support.observing import (
     loads,
     read_to_the_end,
     stream,
+    wait_for_llama,
     wait_for_queue,
     wait_for_status,
 )
@@ -64,6 +65,7 @@ def test_timers_go_on_after_it_was_set_back(models: Models, tmp_path: Path) -> N
     }
     env = {"LLAMA_SERVER_PATH": str(make_fake_binary(tmp_path))}
     with router(tmp_path, configured, system={"load_timeout_sec": 1}, env=env, program=SHIFTED) as running:
+        wait_for_llama(running)
         assert running.chat("brief").status_code == 200
         running.process.send_signal(signal.SIGUSR2)
         wait_for_status(running, "brief", "off", 5)

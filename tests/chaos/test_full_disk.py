@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from router.learned import FILE
 from tests.fakes.fake_binary import make_fake_binary
 from tests.support.models import Models
-from tests.support.observing import is_alive, kill_child, read_to_the_end, stream, wait_for_status
+from tests.support.observing import descendants, is_alive, kill_child, read_to_the_end, stream, wait_for_status
+from tests.support.puppets import puppets
 from tests.support.router import RunningRouter, router
 from tests.support.waiting import wait_until
 
@@ -66,3 +69,22 @@ def test_it_ends_in_order_on_a_full_disk(models: Models, tmp_path: Path) -> None
             running.process.send_signal(signal.SIGTERM)
             assert running.process.wait(timeout=20) == 0
         assert not is_alive(pid)
+
+
+def test_a_disk_that_hangs_holds_up_no_stream_and_not_the_end(tmp_path: Path) -> None:
+    """Under a model's log, and under what was learned. Whoever opens these pipes waits until somebody reads."""
+    state = tmp_path / "state"
+    (state / "logs").mkdir(parents=True)
+    os.mkfifo(state / "logs" / "m.log")
+    with puppets(tmp_path, {"m": ("--token-delay", "0.01")}) as running:
+        os.mkfifo(state / f".{FILE}.{running.process.pid}.tmp")
+        with stream(running, "m", max_tokens=30) as response:
+            left = descendants(running)
+            wire, ended = read_to_the_end(response)
+        assert ended
+        assert wire.endswith(b"data: [DONE]\n\n")
+        assert running.stop() == 0
+        assert not any(map(is_alive, left))
+        assert "does not take what is written to it" in running.log
+        assert "what was learned about memory is not kept" in running.log
+        assert "ending though threads hang" in running.log

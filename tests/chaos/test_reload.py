@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from scripts.make_demo_models import ModelSpec, write_model
 from tests.support.expect import expect_error
 from tests.support.observing import (
     at_once,
@@ -125,6 +127,31 @@ def test_a_file_that_was_replaced_restarts_its_model(running: RunningRouter) -> 
     done(running, changed={"a": ["files"]}, restarted=["a"], unchanged=2)
 
 
+@pytest.mark.parametrize(("name", "way"), [("a", "chat"), ("b", "load")])
+def test_a_replaced_file_is_read_anew_before_the_next_load(running: RunningRouter, name: str, way: str) -> None:
+    own = write_model(running.folder / f"{way}.gguf", ModelSpec())
+    document = configuration(running)
+    document["models"][name]["model_path"] = str(own)
+    done(running, document, changed={name: ["model_path"]}, unchanged=2)
+    assert running.chat(name).status_code == 200
+    before, pid = memory(running, name), running.status(name)["pid"]
+    write_model(own, ModelSpec(layers=12, embd=256))
+    assert running.chat(name).status_code == 200
+    assert running.status(name)["pid"] == pid, "what runs goes on"
+    running.client.post("/v1/models/eject", json={"model": name})
+    order = {"model": name, "wait": True}
+    answer = running.chat(name) if way == "chat" else running.client.post("/v1/models/load", json=order)
+    assert answer.status_code == 200, answer.text
+    assert memory(running, name) > before + own.stat().st_size // 2
+    assert f"the files of {name} were replaced" in running.log
+    done(running)
+
+
+def memory(running: RunningRouter, model: str) -> int:
+    found: int = running.client.get(f"/v1/models/{model}").json()["memory"]["host_bytes"]
+    return found
+
+
 def test_a_removed_model_takes_no_more_and_finishes_what_it_has(running: RunningRouter) -> None:
     with stream(running, "a", max_tokens=60) as response, in_background() as pool:
         pid = running.status("a")["pid"]
@@ -203,8 +230,12 @@ def test_a_key_in_the_environment_file_holds_at_once(running: RunningRouter) -> 
         expect_error(running.chat("a"), 401)
         headers = {"authorization": "Bearer first-key"}
         assert running.chat("a", headers=headers).status_code == 200
-    finally:
         dotenv.unlink()
+        gone = running.client.post("/v1/reload", headers=headers)
+        assert "/.env: 1 problem\n  - the file is gone" in expect_error(gone, 400, code="config_refused")["message"]
+        expect_error(running.chat("a"), 401)
+    finally:
+        dotenv.write_text("")
         running.client.post("/v1/reload", headers={"authorization": "Bearer first-key"})
     assert running.chat("a").status_code == 200
     assert "first-key" not in running.log
@@ -249,9 +280,23 @@ def test_an_invalid_configuration_changes_nothing(wrong: str, running: RunningRo
     assert running.chat("c").status_code == 200
     assert metric(running, "router_config_reloads_total", result="refused") == refused + 1
     assert metric(running, "router_config_last_success_timestamp_seconds") == taken_at
+    assert metric(running, "router_config_last_reload_successful") == 0
     assert where in running.client.get("/v1/models/status").json()["server"]["reload_refused"]
     done(running, json.loads((running.folder / "first.json").read_text()))
     assert "reload_refused" not in running.client.get("/v1/models/status").json()["server"]
+    assert metric(running, "router_config_last_reload_successful") == 1
+
+
+def test_a_file_that_is_gone_changes_nothing(running: RunningRouter) -> None:
+    """As it is while an editor or a deployment puts another in its place."""
+    assert running.chat("a").status_code == 200
+    pid = running.status("a")["pid"]
+    (running.folder / "config.json").unlink()
+    error = expect_error(reload(running), 400, code="config_refused")
+    assert "config.json" in error["message"]
+    assert "the file is gone" in error["message"]
+    assert running.status("a")["pid"] == pid
+    done(running, json.loads((running.folder / "first.json").read_text()))
 
 
 def test_a_signal_does_it_too(running: RunningRouter) -> None:
@@ -301,6 +346,20 @@ def test_what_is_discovered_is_looked_for_again(tmp_path: Path) -> None:
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(timeout=10) == 0
     assert not any(map(is_alive, left))
+
+
+def test_one_that_hangs_on_a_disk_holds_nobody_up_and_not_the_end(tmp_path: Path) -> None:
+    with puppets(tmp_path, {"m": ()}) as running:
+        file = tmp_path / "config.json"
+        file.unlink()
+        os.mkfifo(file)  # whoever reads it waits until somebody writes
+        running.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "SIGHUP" in running.log, what="the signal")
+        assert running.chat("m").status_code == 200
+        left = descendants(running)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(timeout=10) == 0
+        assert not any(map(is_alive, left))
 
 
 class _AnyKeys:

@@ -43,6 +43,7 @@ async def launcher(
         {
             "org/slow:q4": LlamaServerSpec(models.slow, slots=2, flags=slow),
             "corrupt": LlamaServerSpec(models.corrupt, flags=broken),
+            "pipe": LlamaServerSpec(models.slow, companions=(tmp_path / "pipe.gguf",)),
         },
         state_dir=tmp_path / "state",
         base_port=free_port(),
@@ -161,6 +162,12 @@ async def test_where_nothing_is_kept_nothing_is_saved(child: Child) -> None:
 async def test_saving_and_restoring_never_raise(child: Child) -> None:
     await child.stop(grace=0)
     assert await child.save_conversations() == await child.restore_conversations() == 0
+
+
+async def test_what_is_no_file_is_refused_at_once(launcher: Launcher, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(LaunchError, match=r"pipe\.gguf is not a file"):
+        await launcher.launch("pipe", 1, ON_CPU)
 
 
 async def test_reading_ahead_ends_by_itself(launcher: Launcher) -> None:

@@ -26,7 +26,7 @@ from router.wire.message import header_lines, request_head
 from tests.fakes.fake_binary import make_fake_binary
 from tests.fakes.sink import RecordingSink
 from tests.support.router import ROOT, free_port
-from tests.support.waiting import turn, wait_until
+from tests.support.waiting import turn, until, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups are POSIX")
 
@@ -253,9 +253,9 @@ async def test_its_key_does_not_reach_the_log(launch: Launch, tmp_path: Path) ->
     child = await launch("--print-key")
     await child.ready()
     key = child.upstream.authorization.removeprefix("Bearer ")
-    logged = (tmp_path / "state" / "logs" / "org%2Fm.log").read_text()
-    assert "the key is [redacted]" in logged
-    assert key not in logged + child.tail(200)
+    log = tmp_path / "state" / "logs" / "org%2Fm.log"
+    await until(lambda: "the key is [redacted]" in log.read_text())
+    assert key not in log.read_text() + child.tail(200)
 
 
 # --- how it ends

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from router.learned import FILE
@@ -65,6 +66,21 @@ def test_what_was_seen_survives_a_router_that_is_killed(models: Models, tmp_path
     with router(tmp_path, {"chat": models.entry("chat")}) as running:
         found = memory(running, "chat")
         assert (found["source"], found["host_bytes"]) == ("learned", known["host"])
+
+
+def test_a_small_model_fits_a_budget_that_a_full_prompt_cache_does_not(models: Models, tmp_path: Path) -> None:
+    plain = {"model_path": str(models.chat), "flags": ["-t", "1", "-c", "512"]}
+    own = {"model_path": str(models.chat), "flags": ["-t", "1", "-c", "512", "--cache-ram", "400"]}
+    system = {"memory_budget_mb": 300, "gpu_devices": []}
+    with router(tmp_path / "r", {"plain": plain, "own": own}, system=system) as running:
+        for name, said in (("plain", "MiB less for its prompt cache"), ("own", "lower its --cache-ram")):
+            assert running.chat(name).status_code == 200, running.log
+            words = psutil.Process(running.status(name)["pid"]).cmdline()
+            allowed = int(words[words.index("--cache-ram") + 1])
+            booked = running.client.get("/vram").json()["models"][name]["booked_mb"]
+            assert booked <= 300
+            assert (0 < allowed < 300) if name == "plain" else allowed == 400, "what the user says stays"
+            assert said in running.log
 
 
 def test_a_context_beyond_all_memory_is_shortened_and_told(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tests.support.observing import (
     metric,
     read_to_the_end,
     stream,
+    wait_for_llama,
     wait_for_queue,
     wait_for_status,
 )
@@ -125,6 +126,7 @@ def test_a_load_that_takes_too_long_is_given_up(models: Models, tmp_path: Path) 
     configured = {"never": {"model_path": str(models.chat), "flags": ["--never-ready"]}}
     env = {"LLAMA_SERVER_PATH": str(make_fake_binary(tmp_path))}
     with router(tmp_path, configured, system={"load_timeout_sec": 1}, env=env) as running, in_background() as pool:
+        wait_for_llama(running)
         answer = pool.submit(running.chat, "never")
         wait_until(lambda: "pid" in running.status("never"), what="the child's start")
         pid = running.status("never")["pid"]

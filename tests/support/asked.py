@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from tests.support.wire import messages
 
 _RESET = struct.pack("ii", 1, 0)
+_NAMED = re.compile(rb'"model": ?"([^"]*)"')
 
 
 class Asked:
@@ -20,17 +22,26 @@ class Asked:
     Attributes:
         left: its client has hung up.
         closed: the router has ended the connection.
+
+    Args:
+        last: the router is told to end the connection afterwards, so that it is heard to the end: a second answer
+            would show. Otherwise it is over with the first.
     """
 
-    def __init__(self, url: str, method: str, path: str, body: Mapping[str, Any], **headers: str) -> None:
+    def __init__(
+        self, url: str, method: str, path: str, body: Mapping[str, Any], *, last: bool = False, **headers: str
+    ) -> None:
         address = urlsplit(url)
         self.about = f"{method} {path} {json.dumps(body)}"
         self.left = False
         self.closed = False
+        self._last = last
+        self._model = body.get("model")
         self._raw = bytearray()
         self._socket = socket.create_connection((address.hostname, address.port or 80), timeout=10)
         content = json.dumps(body).encode()
         lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(content)}"]
+        lines += ["Connection: close"] if last else []
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         self._request = "\r\n".join(lines).encode() + b"\r\n\r\n" + content
         self._socket.setblocking(False)
@@ -59,7 +70,7 @@ class Asked:
             if not data:
                 self.closed = True
                 self._socket.close()
-        return self.left or self.closed or self._has_answer()
+        return self.left or self.closed or (not self._last and self._has_answer())
 
     def fault(self) -> str:
         """What is wrong with how it ended; empty when all is well. Only once it is over, and its client stayed."""
@@ -69,6 +80,8 @@ class Asked:
         if not answers:
             return self._fault_of_break()
         (answer,) = answers
+        if self._model and (others := set(_NAMED.findall(answer.body)) - {self._model.encode()}):
+            return f"answered for somebody else, who had asked {others}"
         whole = answer.header("content-type").startswith("text/event-stream")
         if whole and not answer.body.endswith(b"data: [DONE]\n\n"):
             return f"a stream ends like a whole one, without having been told: {answer.body[-200:]!r}"

@@ -56,6 +56,11 @@ def descendants(router: RunningRouter) -> list[int]:
     return [process.pid for process in psutil.Process(router.process.pid).children(recursive=True)]
 
 
+def wait_for_llama(router: RunningRouter) -> None:
+    """Wait until llama.cpp has said what it can; before that a load waits for it."""
+    wait_until(lambda: router.client.get("/health").json()["llama_server"] != "looking for it", what="llama.cpp")
+
+
 def kill_child(router: RunningRouter, model: str) -> int:
     """End a model's process with SIGKILL, and wait until it is gone; returns its pid."""
     pid = int(router.status(model)["pid"])

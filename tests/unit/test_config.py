@@ -323,7 +323,8 @@ def test_a_file_that_serves_nothing(folder: Path) -> None:
         ("models", "not a regular file"),
         ("models/../models/a.gguf", "may not leave"),
         ("models/out.gguf", "a link leads out"),
-        ("models/loop.gguf", "no such file"),
+        ("models/loop.gguf", "its links lead in a circle"),
+        ("models/dangling.gguf", "leads to gone.gguf"),
         ("models/s-00002-of-00002.gguf", "this is part 2 of 2"),
         ("models/s-00001-of-00002.gguf", "no such file"),
     ],
@@ -332,6 +333,7 @@ def test_a_model_file_that_cannot_be_used(folder: Path, path: str, message: str)
     (folder.parent / "outside.gguf").touch()
     (folder / "models/out.gguf").symlink_to(folder.parent / "outside.gguf")
     (folder / "models/loop.gguf").symlink_to(folder / "models/loop.gguf")
+    (folder / "models/dangling.gguf").symlink_to("gone.gguf")
     (folder / "models/s-00002-of-00002.gguf").touch()
     found = only(problems(folder, with_model(model_path=path)))
     assert found.path == "models.a.model_path"

@@ -36,7 +36,7 @@ def seen(file: Path, *flags: str, machine: Machine = CPU, slots: int = 1) -> For
 def test_a_model_on_the_cpu(model: Path) -> None:
     found = seen(model, "-c", "1024")
     assert found.parts is not None
-    assert found.need == Need(0, found.parts.host.total, 7, "formula")
+    assert found.need == Need(0, found.parts.host.total, 7, "formula", base=found.parts.host.total)
     assert found.parts.host.cache == 2 * 2 * 32 * 4 * 1024
     assert found.need.host > found.file_bytes == model.stat().st_size
 
@@ -69,6 +69,7 @@ def test_companions_count(model: Path, tmp_path: Path) -> None:
     projector = ModelConfig(model_path=model, env={"LLAMA_ARG_MMPROJ": str(tmp_path / "lora")})
     found = foresee(projector, [model], slots=1, folder=tmp_path, reserve=7, machine=CPU)
     assert found.need.host == plain.need.host + 12345
+    assert not found.need.base, "what it takes for large images is not known"
     drafted = seen(model, "-md", str(model))
     assert drafted.parts is not None
     assert drafted.need.host == plain.need.host + drafted.parts.host.buffers
@@ -230,11 +231,13 @@ def test_context_checkpoints_are_growth_in_ram_and_have_a_bound(tmp_path: Path) 
     windowed = write_model(tmp_path / "g.gguf", shape)
     one = 10 * 512 * 2 * (2 * 64) * 2  # windowed layers, cells, keys and values, elements, f16
     assert seen(windowed).need.reserve == 7 + 32 * one
+    assert seen(windowed, slots=2).checkpoint_bytes == 2 * one
     assert seen(windowed).checkpoints is None
     assert seen(windowed, slots=16).need.reserve == 7 + 12 * 16 * one
     assert seen(windowed, slots=16).checkpoints == 12
     assert [seen(windowed, slots=slots).checkpoints for slots in (32, 45, 300)] == [6, 3, 3]
     assert seen(windowed, "-ctxcp", "3", slots=100).need.reserve == 7 + 3 * 100 * one
+    assert not seen(windowed, "-ctxcp", "3").checkpoint_bytes, "not ours to say"
     assert seen(windowed, "-ctxcp", "3", slots=100).checkpoints is None
     assert seen(windowed, "--swa-full").need.reserve == seen(windowed, "--embedding").need.reserve == 7
 

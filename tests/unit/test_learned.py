@@ -49,6 +49,16 @@ def test_the_next_start_knows(entry: Entry, tmp_path: Path) -> None:
     assert need(entry, tmp_path) == Need(0, 700, 50, "learned")
 
 
+def test_what_of_it_is_growth_is_known_at_the_next_start(entry: Entry, tmp_path: Path) -> None:
+    learned = LearnedMemory(tmp_path, [entry], [RAM])
+    learned.note(replace(seen(entry, 0, 700), estimate=Need(0, 700, 50, "observed", base=680)))
+    learned.save()
+    foreseen = replace(entry, need=replace(entry.need, base=100))
+    assert need(foreseen, tmp_path) == Need(0, 700, 50, "learned", base=680)
+    assert need(replace(entry, need=replace(entry.need, base=690)), tmp_path).growth == 40
+    assert need(entry, tmp_path).growth == 50, "nobody knows what it takes without"
+
+
 def test_an_estimate_is_not_remembered(entry: Entry, tmp_path: Path) -> None:
     view = replace(seen(entry, 0, 700), estimate=entry.need)
     assert not LearnedMemory(tmp_path, [entry], [RAM]).note(view)

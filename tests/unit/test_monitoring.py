@@ -40,6 +40,9 @@ class Rig:
     def views(self) -> tuple[ModelView, ...]:
         return (model_view("qwen"),)
 
+    def troubles(self) -> tuple[str, ...]:
+        return ()
+
     def devices(self) -> tuple[DeviceView, ...]:
         return (device_view(),)
 

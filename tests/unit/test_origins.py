@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from router.config import ModelConfig, Settings, SystemConfig
-from router.inventory import Entry, inventory
+from router.inventory import Entry, inventory, renewed
 
 
 @pytest.fixture
@@ -50,6 +50,34 @@ def test_a_file_that_was_replaced(file: str, folder: Path) -> None:
     found = listed(folder, (known,))
     assert found.origin != known.origin
     assert found.file_bytes > known.file_bytes
+
+
+def test_a_file_that_only_the_environment_or_a_list_names(folder: Path) -> None:
+    for keys in ({"flags": [], "env": {"LLAMA_ARG_MMPROJ": "adapter.gguf"}}, {"flags": ["--lora=x.gguf,adapter.gguf"]}):
+        (folder / "adapter.gguf").write_bytes(b"GGUF")
+        known = listed(folder, **keys)
+        (folder / "adapter.gguf").write_bytes(b"GGUF, another one")
+        assert listed(folder, (known,), **keys).origin != known.origin
+        assert folder / "adapter.gguf" in known.launch_spec().companions
+
+
+def test_only_what_goes_into_memory_is_looked_at_before_a_load(folder: Path) -> None:
+    settings = Settings.build(
+        models={
+            "m": ModelConfig(model_path=folder / "m.gguf", flags=("--lora", "adapter.gguf", "--grammar-file", "g"))
+        },
+        folder=folder,
+        system=SystemConfig(base_models_path=folder),
+    )
+    (known,) = inventory(settings, gpu_available=False)
+    (folder / "g").write_bytes(b"root ::= x")
+    assert renewed(settings, known) is None
+    for file in ("m.gguf", "adapter.gguf"):
+        (folder / file).write_bytes(b"GGUF, another one")
+        found = renewed(settings, known)
+        assert found is not None
+        assert found.origin != known.origin
+        known = found
 
 
 def test_the_figures_of_what_has_not_changed_are_taken(folder: Path) -> None:

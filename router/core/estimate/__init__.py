@@ -9,10 +9,11 @@ from router.core.estimate.caches import checkpoint
 from router.core.estimate.pin import read_pin
 from router.core.estimate.projection import Part, Projection, project
 from router.core.estimate.projector import projector_compute
-from router.core.estimate.run import Run, memory_flags, read_run
+from router.core.estimate.run import MOST_CHECKPOINTS, Run, memory_flags, read_run
 from router.core.estimate.shape import Shape, StoredTensor, read_shape
 
 __all__ = [
+    "MOST_CHECKPOINTS",
     "Part",
     "Projection",
     "Run",

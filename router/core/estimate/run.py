@@ -22,6 +22,7 @@ CACHE_TYPES: Mapping[str, tuple[int, int]] = {
     "q5_0": (22, 32),
     "q5_1": (24, 32),
 }
+MOST_CHECKPOINTS = 32  # of each slot, where nothing is said
 _AUTO_SLOTS = 4
 _CTX_PAD = 256
 _MOST_LAYERS = 512  # llama.cpp's own LLAMA_MAX_LAYERS

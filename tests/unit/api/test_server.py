@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -83,6 +84,93 @@ async def test_who_comes_late_is_answered_and_a_second_exit_waits_for_nobody() -
             with pytest.raises(httpx.TransportError):
                 await held
     assert told == ["exit", "hurry", "deadline"]
+
+
+async def come_again(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 503, "headers": []})
+    await send({"type": "http.response.body", "body": b"come again"})
+
+
+def quiet_server(listening: asyncio.Event, on_deadline: Callable[[], None] = lambda: None) -> Server:
+    return Server(
+        come_again,
+        on_listening=listening.set,
+        on_exit=lambda: None,
+        on_deadline=on_deadline,
+        on_hurry=lambda: None,
+        drain=lambda: 3600.0,
+    )
+
+
+async def answer_on(caller: socket.socket) -> bytes:
+    """All that comes until the end."""
+    reader, writer = await asyncio.open_connection(sock=caller)
+    told = await reader.read()
+    writer.close()
+    return told
+
+
+async def test_who_is_not_accepted_yet_when_the_end_comes_is_answered() -> None:
+    listening = asyncio.Event()
+    server = quiet_server(listening)
+    with listen("127.0.0.1", 0) as sock:
+        serving = asyncio.create_task(server.serve(sockets=[sock]))
+        await listening.wait()
+        caller = socket.create_connection(sock.getsockname())  # as far as the kernel goes
+        caller.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        server.exit()
+        assert b"come again" in await answer_on(caller)
+        await serving
+
+
+async def test_who_comes_in_the_last_moment_is_answered() -> None:
+    """When nobody else is served any more, and the listener is about to be closed."""
+    listening = asyncio.Event()
+    callers: list[socket.socket] = []
+
+    def call() -> None:
+        callers.append(socket.create_connection(sock.getsockname()))
+        callers[0].sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+
+    server = quiet_server(listening, call)
+    with listen("127.0.0.1", 0) as sock:
+        serving = asyncio.create_task(server.serve(sockets=[sock]))
+        await listening.wait()
+        server.exit()
+        await until(lambda: callers != [])
+        assert b"come again" in await answer_on(callers[0])
+        await serving
+
+
+async def test_a_request_that_is_not_read_yet_when_the_end_comes_is_answered() -> None:
+    listening = asyncio.Event()
+    server = quiet_server(listening)
+    with listen("127.0.0.1", 0) as sock:
+        serving = asyncio.create_task(server.serve(sockets=[sock]))
+        await listening.wait()
+        caller = socket.create_connection(sock.getsockname())
+        await until(lambda: bool(server.server_state.connections))
+        caller.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        server.exit()
+        assert b"come again" in await answer_on(caller)
+        await serving
+
+
+async def test_who_has_just_come_gets_a_moment_to_ask() -> None:
+    listening, deadline = asyncio.Event(), asyncio.Event()
+    server = quiet_server(listening, deadline.set)
+    with listen("127.0.0.1", 0) as sock:
+        serving = asyncio.create_task(server.serve(sockets=[sock]))
+        await listening.wait()
+        with socket.create_connection(sock.getsockname()) as silent:
+            await until(lambda: bool(server.server_state.connections))
+            server.exit()
+            caller = socket.create_connection(sock.getsockname())
+            await until(lambda: len(server.server_state.connections) == 2)
+            caller.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert b"come again" in await answer_on(caller)
+            await serving
+            assert silent.recv(1) == b"", "nobody is waited for if he says nothing"
 
 
 async def test_a_request_that_is_not_whole_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

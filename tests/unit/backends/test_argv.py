@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from router.backends.capabilities import Capabilities
-from router.backends.llama_argv import build_argv, shortened
+from router.backends.llama_argv import build_argv, restrained, shortened
+from router.backends.llama_server import LlamaServerSpec
+from router.core.types import HOST, Placement
 
+MIB = 1024**2
 NEW = frozenset({"--cache-ram", "--metrics", "--slots", "--no-ui", "--no-webui"})
 
 
@@ -50,6 +53,25 @@ def test_cache_ram_of_the_flags_wins(flags: tuple[str, ...]) -> None:
 
 def test_cache_ram_can_be_left_alone() -> None:
     assert "--cache-ram" not in argv(cache_ram_mb=None)
+
+
+@pytest.mark.parametrize(
+    ("withheld", "cache", "checkpoints"),
+    [(0, 512, None), (1, 511, None), (100 * MIB, 412, None), (512 * MIB, 0, None), (513 * MIB, 0, 31),
+     (612 * MIB, 0, 22), (1 << 40, 0, 0)],
+)  # fmt: skip
+def test_less_growth_is_first_less_of_the_prompt_cache(withheld: int, cache: int, checkpoints: int | None) -> None:
+    assert restrained(withheld, 512, None, 10 * MIB) == (cache, checkpoints)
+
+
+def test_what_the_user_says_of_growth_stays() -> None:
+    assert restrained(100 * MIB, None, 7, 30 * MIB) == (None, 3)
+    assert restrained(600 * MIB, 512, None, 0) == (0, None)
+    less = Placement({HOST: 1}, withheld=100 * MIB)
+    assert LlamaServerSpec(Path("m")).growth(less, 512) == (412, None)
+    for own in (LlamaServerSpec(Path("m"), flags=("--cache-ram=99",)),
+                LlamaServerSpec(Path("m"), env={"LLAMA_ARG_CACHE_RAM": "99"})):  # fmt: skip
+        assert own.growth(less, 512) == own.growth(Placement({HOST: 1}), 512) == (None, None)
 
 
 def test_context_checkpoints_are_said_where_they_are_to_be_fewer_and_the_build_knows_them() -> None:

@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.backends.child_log import MAX_LINE_BYTES, RING_LINES, ChildLog, log_file_name
+from router.backends.log_file import MAX_WAITING_BYTES
+from tests.fakes.posting import StuckDisk, at_once
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> ChildLog:
-    return ChildLog(tmp_path / "logs" / "m.log", secrets=("s3cret-key",), max_bytes=2000)
+    return ChildLog(tmp_path / "logs" / "m.log", secrets=("s3cret-key",), max_bytes=2000, post=at_once)
 
 
 def test_lines_arrive_whole_however_they_are_cut(log: ChildLog) -> None:
@@ -55,7 +57,7 @@ def test_one_chunk_larger_than_the_file_is_bounded_too(log: ChildLog) -> None:
 
 def test_the_next_child_goes_on_in_the_same_file(tmp_path: Path) -> None:
     for words in (b"first\n", b"second\n"):
-        log = ChildLog(tmp_path / "m.log")
+        log = ChildLog(tmp_path / "m.log", post=at_once)
         log.feed(words)
         log.close()
     assert (tmp_path / "m.log").read_text() == "first\nsecond\n"
@@ -95,7 +97,7 @@ def test_a_file_that_cannot_be_written_never_stops_the_draining(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "logs").write_text("a file where the folder should be")
-    log = ChildLog(tmp_path / "logs" / "m.log")
+    log = ChildLog(tmp_path / "logs" / "m.log", post=at_once)
     with caplog.at_level(logging.WARNING):
         for _ in range(100):
             log.feed(b"still here\n")
@@ -104,10 +106,35 @@ def test_a_file_that_cannot_be_written_never_stops_the_draining(
     log.close()
 
 
+def test_a_disk_that_hangs_holds_nobody_up_and_what_it_misses_is_counted(tmp_path: Path) -> None:
+    disk, line = StuckDisk(), b"x" * 999
+    log = ChildLog(tmp_path / "m.log", post=disk.post)
+    fit = MAX_WAITING_BYTES // (len(line) + 1)
+    for _ in range(fit + 7):
+        log.feed(line + b"\n")
+    assert log.tail(1) == line.decode(), "in memory there is all"
+    assert len(disk.calls) == 1
+    log.close()
+    disk.release()
+    written = (tmp_path / "m.log").read_text().splitlines()
+    assert written[:-1] == [line.decode()] * fit
+    assert written[-1] == "--- 7 lines are missing here: the disk was too slow"
+
+
+def test_what_is_not_taken_now_is_written_with_the_next_line(tmp_path: Path) -> None:
+    disk = StuckDisk(room=0)
+    log = ChildLog(tmp_path / "m.log", post=disk.post)
+    log.feed(b"one\n")
+    disk.room = 64
+    log.feed(b"two\n")
+    disk.release()
+    assert (tmp_path / "m.log").read_text() == "one\ntwo\n"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_full_disk_never_stops_the_draining(tmp_path: Path) -> None:
     (tmp_path / "m.log").symlink_to("/dev/full")
-    log = ChildLog(tmp_path / "m.log")
+    log = ChildLog(tmp_path / "m.log", post=at_once)
     log.feed(b"a\nb\n")
     assert log.lines() == ("a", "b")
     log.close()

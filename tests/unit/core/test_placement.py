@@ -1,5 +1,7 @@
 """Placement: the examples of the rule, and what holds for every need and every machine."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,10 +121,11 @@ def test_every_answer_adds_up(need: Need, machine: tuple[dict[DeviceId, int], di
     free, capacity = machine
     answer = place(need, free, capacity)
     if isinstance(answer, Placement):
-        assert sum(answer.bytes.values()) == need.total + need.reserve
-        assert answer.reserve == need.reserve
+        assert sum(answer.bytes.values()) == need.total + need.reserve - answer.withheld
+        assert answer.reserve == need.reserve - answer.withheld >= 0
         assert all(0 < size <= min(free[device], capacity[device]) for device, size in answer.bytes.items())
-        assert answer.bytes.get(HOST, 0) >= need.host + need.reserve
+        assert answer.bytes.get(HOST, 0) >= need.host + answer.reserve
+        assert not answer.withheld or answer.bytes.get(HOST, 0) == capacity[HOST], "all that there is"
     else:
         assert answer.missing
         assert all(size > 0 for size in answer.missing.values())
@@ -262,6 +265,42 @@ def test_nothing_is_booked_that_is_not_free(sizes: list[int], gpu: int, each: in
     if answer.whole and answer.gpus:
         assert on_gpus == need.gpu + (len(answer.gpus) - 1) * need.each or need.gpu < need.each
         assert len(answer.shares) in (0, len(answer.gpus))
+
+
+def test_room_for_growth_never_keeps_a_model_out() -> None:
+    small, ram = Need(0, 20 * MIB, reserve=512 * MIB), {HOST: 300 * MIB}
+    placement = _on(small, ram)
+    assert (placement.bytes, placement.reserve, placement.withheld) == (ram, 280 * MIB, 232 * MIB)
+    assert placement.whole
+    assert isinstance(place(small, {HOST: 299 * MIB}, ram), Shortage), "it waits until that is free"
+    grown = _on(replace(small, host=520 * MIB, base=20 * MIB), ram)
+    assert (grown.bytes, grown.reserve, grown.withheld) == (ram, 0, 232 * MIB), "also what it was seen to grow by"
+    never = place(replace(small, host=301 * MIB), ram, ram)
+    assert isinstance(never, Shortage)
+    assert never.message.startswith("needs 301 MiB on host (at most 300 MiB)")
+
+
+@pytest.mark.parametrize(
+    ("ram", "shortened", "reserve"),
+    [(1000, 0, 512), (800, 0, 400), (480, 0, 80), (400, 50, 50), (200, 225, 25), (160, 250, 10), (150, 250, 0)],
+)
+def test_growth_gives_way_down_to_a_part_of_ram_and_then_the_context_does(
+    ram: int, shortened: int, reserve: int
+) -> None:
+    need = Need(0, 400 * MIB, reserve=512 * MIB, spare=250 * MIB)
+    placement = _on(need, {HOST: ram * MIB})
+    assert (placement.squeeze * 250, placement.reserve // MIB) == (shortened, reserve)
+    assert placement.whole == (not shortened)
+    assert isinstance(place(need, {HOST: 149 * MIB}, {HOST: 149 * MIB}), Shortage)
+
+
+def test_what_is_growth_already_is_not_booked_twice() -> None:
+    need = Need(0, 700 * MIB, reserve=512 * MIB, base=500 * MIB)
+    assert (need.grown, need.growth) == (200 * MIB, 312 * MIB)
+    assert _on(need, {HOST: 2000 * MIB}).bytes == {HOST: 1012 * MIB}
+    assert replace(need, base=0).growth == 512 * MIB, "nobody knows"
+    assert replace(need, base=800 * MIB).growth == 512 * MIB
+    assert replace(need, host=1500 * MIB).growth == 0, "what was seen is booked"
 
 
 def test_a_context_that_ram_could_never_hold_is_shortened() -> None:

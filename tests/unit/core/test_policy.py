@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from router.core.commands import RejectCode
-from router.core.types import Policy, Priority, Status
+from router.core.types import Need, Policy, Priority, Status
 from tests.support.drive import GIB, Drive, cpu_model
 
 ONE = Policy(max_models=1)
@@ -280,6 +280,18 @@ def test_what_cannot_be_loaded_beside_pinned_models_is_refused_with_the_arithmet
     drive.exit("a")
     assert drive.ask("b") not in drive.rejected
     assert drive.status("b") is Status.LOADING
+
+
+def test_room_for_growth_is_not_what_keeps_a_model_from_a_place_beside_pinned_ones() -> None:
+    growing = replace(cpu_model("b"), need=Need(0, 2 * GIB, reserve=5 * GIB))
+    drive = Drive([replace(cpu_model("a", 10), pinned=True), growing, cpu_model("c", 1)])
+    drive.rest("a")
+    drive.rest("c")
+    ticket = drive.ask("b")
+    assert ticket not in drive.rejected
+    drive.exit("c")
+    placement = drive.started[-1].placement
+    assert (drive.started[-1].model, placement.reserve, placement.withheld) == ("b", 4 * GIB, GIB)
 
 
 def test_pinned_models_that_take_all_places_are_named() -> None:

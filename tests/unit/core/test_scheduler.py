@@ -386,6 +386,36 @@ def test_what_is_foreseen_stays_booked_until_the_model_has_worked() -> None:
     assert drive.scheduler.view("a", drive.now).estimate == Need(0, 2 * GIB, source="observed")
 
 
+def test_a_prompt_cache_that_was_seen_is_not_booked_again() -> None:
+    spec = replace(cpu_model("a"), need=Need(0, 3 * GIB, GIB, source="formula", base=3 * GIB))
+    drive = Drive([spec])
+    drive.usage = {HOST: 2 * GIB}
+    drive.rest("a")
+    drive.sleep(1)
+    drive.end(drive.serve("a"))
+    drive.observe({HOST: 7 * GIB // 2}, of="a")
+    assert drive.need("a") == Need(0, 7 * GIB // 2, GIB, "observed", base=3 * GIB)
+    for _ in range(2):
+        assert drive.scheduler.view("a", drive.now).booked == {HOST: 4 * GIB}
+        drive.eject("a")
+        drive.exit("a")
+        drive.ask("a")
+        assert drive.started[-1].placement.bytes == {HOST: 4 * GIB}, "a cache of half a GiB, and half a GiB to come"
+        drive.ready("a")
+
+
+def test_what_a_model_holds_before_it_has_worked_is_no_prompt_cache() -> None:
+    spec = replace(cpu_model("a"), need=Need(0, 3 * GIB, GIB, source="formula", base=3 * GIB))
+    drive = Drive([spec])
+    drive.usage = {HOST: 5 * GIB}
+    drive.rest("a")
+    drive.sleep(1)
+    drive.end(drive.serve("a"))
+    drive.observe({HOST: 11 * GIB // 2}, of="a")
+    assert drive.need("a").base == 5 * GIB
+    assert drive.need("a").growth == GIB // 2
+
+
 def test_what_was_never_used_teaches_nothing() -> None:
     spec = replace(cpu_model("a"), need=Need(0, 3 * GIB, source="formula"))
     drive = Drive([spec])

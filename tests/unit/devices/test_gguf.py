@@ -209,7 +209,10 @@ STRINGS_WITHOUT_END = _pair("k", ARRAY, struct.pack("<IQ", STRING, 3) + _text("a
         (_file(_pair("k", ARRAY, struct.pack("<IQ", ARRAY, 1))), "'k' has the unknown type 9"),
         (_file(_pair("k", ARRAY, struct.pack("<IQ", U64, 2**61))), "cut short"),
         (_file(_pair("k", ARRAY, struct.pack("<IQ", 50, 2**61))), "'k' has the unknown type 50"),
-        (_file(_pair("k", ARRAY, struct.pack("<IQ", STRING, MAX_SKIPPED_STRINGS + 1))), "more than 2,000,000 strings"),
+        (
+            _file(_pair("k", ARRAY, struct.pack("<IQ", STRING, MAX_SKIPPED_STRINGS + 1))),
+            "to the value of 'k' hold more than 2,000",
+        ),
         (_file(STRINGS_WITHOUT_END), "cut short"),
         (_file(_pair("general.alignment", U32, struct.pack("<I", 33))), "general.alignment is 33"),
         (_file(_pair("general.alignment", U32, struct.pack("<I", 0))), "general.alignment is 0"),
@@ -218,7 +221,8 @@ STRINGS_WITHOUT_END = _pair("k", ARRAY, struct.pack("<IQ", STRING, 3) + _text("a
         (_file(tensors=(_tensor("t", (1,)), _tensor("t", (1,))), data=64), "two tensors have the same name"),
         (_file(tensors=(_tensor("t", (1, 1, 1, 1, 1)),), data=64), "'t' has 5 dimensions"),
         (_file(tensors=(_tensor("t", (-4, 1)),), data=64), "the shape (-4, 1)"),
-        (_file(tensors=(_tensor("t", (2**62, 2**62, 2**62, 2**62)),), data=64), "bytes of tensor 't' are missing"),
+        (_file(tensors=(_tensor("t", (2**62, 2**62, 2**62, 2**62)),), data=64), "'t' cannot have the shape (4611"),
+        (_file(tensors=(_tensor("t", (2**62,)),), data=64), "bytes of tensor 't' are missing"),
         (
             _file(tensors=(_tensor("t", (9,)), _tensor("u", (9,))), data=64),
             "overlap: they have 72 bytes, and there are 64",

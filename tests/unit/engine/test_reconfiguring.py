@@ -10,7 +10,7 @@ import pytest
 
 from router.core.types import Policy, Priority, Status
 from router.engine.limits import Limits
-from router.errors import ModelEjected, ModelNotFound, QueueTimeout, ShuttingDown
+from router.errors import ModelBackingOff, ModelEjected, ModelNotFound, QueueTimeout, ShuttingDown
 from tests.fakes.launcher import GIB, FakeDevices, FakeLauncher
 from tests.support.drive import cpu_model
 from tests.support.waiting import turn, until
@@ -134,6 +134,14 @@ async def test_a_load_that_is_given_more_time_takes_it(bench: Any) -> None:
         b.launcher.children[0].become_ready()
         await b.engine.wait_ready("a", timeout=5)
         assert len(b.launcher.children) == 1
+
+
+async def test_the_load_deadline_holds_for_a_launch_that_hangs(bench: Any) -> None:
+    async with asyncio.timeout(5), bench(launcher=FakeLauncher(hangs=True), load_timeout=0.01) as b:
+        with pytest.raises(ModelBackingOff, match=r"was not started within 0\.01 s \(load_timeout_sec\)"):
+            await b.engine.lease("a", Priority.NORMAL)
+        assert b.engine.view("a").status is Status.FAILED
+        assert b.engine.troubles() == ()
 
 
 @pytest.mark.parametrize("how", ["ejected", "removed", "ended"])

@@ -98,6 +98,15 @@ async def test_a_long_prompt_on_a_cpu_is_no_stall(bench: Any, silent: bool) -> N
             await hold(b, readings=READING, silent_slots=silent, cpu_step=1.0)
 
 
+async def test_who_decodes_beside_a_long_prompt_on_a_cpu_is_no_stall(bench: Any) -> None:
+    """They share each batch: no token is decoded before its part of the prompt is read."""
+    reading = SlotReading(1, busy=True, task=2, progress=0, reading=True)
+    async with bench(launcher=FakeLauncher(slots=2), request_timeout=0.1, generation_timeout=0.6) as b:
+        ways = [hold(b, readings=(*DECODING, reading), cpu_step=1.0) for _ in range(2)]
+        ended = await asyncio.gather(*ways, return_exceptions=True)
+        assert [type(error) for error in ended] == [GenerationTimeout, GenerationTimeout]
+
+
 @pytest.mark.parametrize(
     ("readings", "step"), [(READING, 0.0), (DECODING, 1.0)], ids=["it does not compute", "it decodes nothing"]
 )

@@ -20,6 +20,8 @@ EXPECTED = {
     "router_generation_seconds": "counter",
     "router_config_reloads": "counter",
     "router_config_last_success_timestamp_seconds": "gauge",
+    "router_config_last_reload_successful": "gauge",
+    "router_scheduler_troubles": "gauge",
     "router_loads": "counter",
     "router_evictions": "counter",
     "router_restarts": "counter",
@@ -62,6 +64,7 @@ class Rig:
         self.reads = 0
         self.models = [model_view(name) for name in NAMES]
         self.memory = [device_view(HOST)]
+        self.trouble: tuple[str, ...] = ()
 
     def clock(self) -> float:
         return self.now
@@ -69,6 +72,9 @@ class Rig:
     def views(self) -> tuple[ModelView, ...]:
         self.reads += 1
         return tuple(self.models)
+
+    def troubles(self) -> tuple[str, ...]:
+        return self.trouble
 
     def devices(self) -> tuple[DeviceView, ...]:
         return tuple(self.memory)
@@ -236,3 +242,21 @@ def test_the_next_tick_is_always_ahead() -> None:
     sampler = SharedSampler(interval=1.0)
     for now in (100.0, 100.4, 100.999):
         assert int(now + sampler.until_next(now)) == 101
+
+
+def test_what_stands_still_is_counted() -> None:
+    rig = Rig()
+    found = telemetry(rig)
+    assert page(found)["router_scheduler_troubles"] == {(): 0}
+    rig.trouble = ("model 'qwen' has been stopping for 99 s", "1 slot(s) of model 'qwen' are taken")
+    assert page(found)["router_scheduler_troubles"] == {(): 2}
+
+
+def test_a_reload_that_was_refused_shows_until_one_is_taken() -> None:
+    found = telemetry()
+    shown: list[float] = []
+    for step in (found.reloads.succeeded, lambda: found.reloads.refused("no"), found.reloads.succeeded):
+        shown += page(found)["router_config_last_reload_successful"].values()
+        step()
+    shown += page(found)["router_config_last_reload_successful"].values()
+    assert shown == [1, 1, 0, 1]

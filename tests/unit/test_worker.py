@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from router.devices.worker import Worker
-from tests.support.waiting import turn
+from router.worker import Errand, Worker
+from tests.fakes.posting import StuckDisk
+from tests.support.waiting import turn, wait_until
 
 
 @pytest.fixture
@@ -77,9 +78,42 @@ async def test_after_stop_a_call_fails_at_once(worker: Worker) -> None:
         await worker.run(lambda: 1, 30)
 
 
+async def test_what_is_posted_is_done_in_order_and_refused_when_there_is_no_room(worker: Worker) -> None:
+    release, done = threading.Event(), list[int]()
+    assert worker.post(lambda: release.wait(30))
+    posted = [worker.post(lambda number=number: done.append(number)) for number in range(70)]  # type: ignore[misc]
+    assert posted in ([True] * 64 + [False] * 6, [True] * 63 + [False] * 7), "the first may not have begun"
+    release.set()
+    await asyncio.to_thread(wait_until, lambda: len(done) == sum(posted), what="all of them")
+    assert done == list(range(len(done)))
+    worker.stop()
+    assert not worker.post(lambda: None)
+
+
+async def test_a_mistake_in_what_is_posted_does_not_end_the_worker(worker: Worker) -> None:
+    assert worker.post(lambda: 1 // 0)
+    assert await worker.run(lambda: 1, 10) == 1
+
+
+def test_an_errand_is_made_once_for_all_who_ask_before_it_begins() -> None:
+    disk, made = StuckDisk(room=1), list[int]()
+    errand = Errand(lambda: made.append(1), disk.post)
+    for _ in range(3):
+        errand.ask()
+    disk.release()
+    assert len(made) == 1
+    assert disk.post(lambda: None)
+    errand.ask()
+    disk.release()
+    assert len(made) == 1, "there was no room for it"
+    errand.ask()
+    disk.release()
+    assert len(made) == 2
+
+
 HANGS = """
 import asyncio, threading
-from router.devices.worker import Worker
+from router.worker import Worker
 
 async def main():
     try:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -14,6 +13,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _MAX_WAITING_CALLS = 64
+
+
+# Has a call made elsewhere, after those before it; False if it will not be made.
+Post = Callable[[Callable[[], object]], bool]
 
 
 class Worker:
@@ -25,7 +28,8 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._calls: queue.Queue[tuple[Callable[[], Any], Future[Any]] | None] = queue.Queue(_MAX_WAITING_CALLS)
-        self._busy_since: float | None = None
+        self._current: Future[Any] | None = None
+        self._waited: tuple[Future[Any] | None, float] = (None, 0.0)  # for which call in vain, and how many seconds
         self._stopped = False
         threading.Thread(target=self._serve, name=name, daemon=True).start()
 
@@ -33,16 +37,32 @@ class Worker:
         """The result of `call`, or what it raises. TimeoutError after `deadline` seconds; the call itself goes on."""
         if self._stopped:
             raise RuntimeError("the worker was stopped")
-        since = self._busy_since
-        if since is not None and time.monotonic() - since > deadline:
+        late, waited = self._waited
+        if late is not None and late is self._current and deadline <= waited:
             raise TimeoutError("an earlier call has not come back")
         future: Future[T] = Future()
         try:
             self._calls.put_nowait((call, future))
         except queue.Full:
             raise TimeoutError("too many calls wait") from None
-        async with asyncio.timeout(deadline):
-            return await asyncio.wrap_future(future)
+        limit = asyncio.timeout(deadline)
+        try:
+            async with limit:
+                return await asyncio.wrap_future(future)
+        finally:
+            if limit.expired():
+                self._waited = (self._current, deadline)
+
+    def post(self, call: Callable[[], object]) -> bool:
+        """Make this call as well, after those that wait; nobody waits for it, so it has to tell of its own mistakes.
+
+        False if it is not made, as too many calls wait or the worker was stopped.
+        """
+        with contextlib.suppress(queue.Full):
+            if not self._stopped:
+                self._calls.put_nowait((call, Future()))
+                return True
+        return False
 
     def stop(self) -> None:
         """End the thread after the calls that wait; does not wait for it. Later calls raise RuntimeError."""
@@ -55,10 +75,30 @@ class Worker:
             call, future = item
             if not future.set_running_or_notify_cancel():
                 continue
-            self._busy_since = time.monotonic()
+            self._current = future
             try:
                 future.set_result(call())
             except Exception as error:  # noqa: BLE001  handed to whoever waits
                 future.set_exception(error)
             finally:
-                self._busy_since = None
+                self._current = None
+
+
+class Errand:
+    """A call that is made soon after it was asked for: once for all who ask before it begins."""
+
+    def __init__(self, call: Callable[[], object], post: Post) -> None:
+        self._call = call
+        self._post = post
+        self._asked = False
+
+    def ask(self) -> None:
+        """For one thread. What cannot be done now is left for the next who asks."""
+        if not self._asked:
+            self._asked = True  # before it can begin
+            if not self._post(self._make):
+                self._asked = False
+
+    def _make(self) -> None:
+        self._asked = False  # whoever asks from now on means what has changed since
+        self._call()
