@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -141,6 +142,7 @@ def serve(*, config: Path | None, host: str | None, port: int | None) -> int:
         listen(settings.api.host, settings.api.port) as sock,
         state_lock(settings.state_dir, str(settings.source or "settings")),
     ):
+        faulthandler.enable()  # what native code brings down would leave no word in the log
         _run(_serve(settings, read, sock, demo, notifier))
     return 0
 

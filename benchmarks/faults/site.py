@@ -27,7 +27,7 @@ class Ending(Enum):
 
     WHOLE = "whole"
     BROKEN = "broken off amid its content, and said so"
-    TRUNCATED = "less than all, passed off as complete"
+    TRUNCATED = "less than all, or something else, passed off as complete"
     UNANSWERED = "broken before its first byte"
     REFUSED = "refused"
 
@@ -118,9 +118,17 @@ def judge(raw: bytes, *, tokens: int, stream: bool) -> tuple[Ending, str]:
     (answer,) = answers
     if " 200 " not in answer.first_line:
         return Ending.REFUSED, str(json.loads(answer.body)["error"]["code"])
-    said = _streamed(answer.body) if stream else json.loads(answer.body)["choices"][0]["message"]["content"]
+    said = _streamed(answer.body) if stream else _told(answer.body)
     whole = said == "".join(f"word{number} " for number in range(tokens))
     return (Ending.WHOLE if whole else Ending.TRUNCATED), ""
+
+
+def _told(body: bytes) -> str:
+    """The text of a document; none of it is here if this is an answer to something else."""
+    try:
+        return str(json.loads(body)["choices"][0]["message"]["content"])
+    except (ValueError, KeyError):
+        return ""
 
 
 def _streamed(body: bytes) -> str:

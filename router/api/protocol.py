@@ -202,6 +202,7 @@ class HttpProtocol(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._headers:  # trailers
             self._headers = []
+        self._framing = 0  # an end that comes alone begins no head
         if self._reading is not None:
             self._reading.feed_end()
             self._reading = None

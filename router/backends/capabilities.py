@@ -156,7 +156,7 @@ def _what(path: Path) -> str:
 async def _output(argv: Sequence[str], kind: Kind) -> tuple[int, str]:
     """Exit code and output. Its whole group is gone afterwards, whatever it was up to."""
     said = bytearray()
-    pipe, write_end = await OutputPipe.open(lambda data: said.extend(data[: _MAX_HELP_BYTES - len(said)]))
+    pipe, write_end = OutputPipe.open(lambda data: said.extend(data[: _MAX_HELP_BYTES - len(said)]))
     env = inherited() | (python_path() if kind == "embedded" else {})
     try:
         process = OsProcess(argv, env=env, cwd=None, stdin=subprocess.DEVNULL, output=write_end)

@@ -9,47 +9,41 @@ import sys
 import threading
 from collections.abc import Callable
 
+_PIECE = 64 * 1024
 
-class OutputPipe(asyncio.Protocol):
-    """The read end of a pipe that a child writes its output to; `feed` gets every chunk."""
+
+class OutputPipe:
+    """The read end of a pipe that a child writes its output to; `feed` gets every chunk.
+
+    The descriptor is read and closed here. A pipe that is handed to uvloop (`connect_read_pipe`) is closed twice, by
+    libuv and by its file object, and in between its number may have become that of something a thread has opened, or of
+    a client's connection: answers got lost, or went to others, and libuv aborted the process.
+    """
 
     def __init__(self, feed: Callable[[bytes], None]) -> None:
         self._feed = feed
-        self._transport: asyncio.BaseTransport | None = None
+        self._descriptor: int | None = None
+        self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
 
     @classmethod
-    async def open(cls, feed: Callable[[bytes], None]) -> tuple[OutputPipe, int]:
-        """The pipe and its write end, which the caller closes once the child has it."""
+    def open(cls, feed: Callable[[bytes], None]) -> tuple[OutputPipe, int]:
+        """The pipe and its write end, which the caller closes once the child has it. Raises OSError."""
+        pipe = cls(feed)
         read_end, write_end = os.pipe()
-        loop = asyncio.get_running_loop()
-        if sys.platform == "win32":
-            # Its event loop reads no anonymous pipes.
-            pipe = cls(feed)
-            threading.Thread(target=pipe.read_in_thread, args=(read_end, loop), daemon=True).start()
-            return pipe, write_end
-        source = os.fdopen(read_end, "rb", buffering=0)  # closed by the transport
-        connecting = asyncio.ensure_future(loop.connect_read_pipe(lambda: cls(feed), source))
-        try:
-            _, pipe = await asyncio.shield(connecting)
-        except asyncio.CancelledError:
-            os.close(write_end)
-            (await connecting)[1].close()
-            raise
+        if sys.platform == "win32":  # its event loop reads no anonymous pipes
+            threading.Thread(target=pipe.read_in_thread, args=(read_end,), daemon=True).start()
+        else:
+            pipe.read_in_loop(read_end)
         return pipe, write_end
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._feed(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self._ended.set()
-
     def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+        """Read no more. Nothing happens when that has been done."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            self._loop.remove_reader(descriptor)
+            os.close(descriptor)
+            self._ended.set()
 
     async def drain(self, *, timeout: float) -> None:
         """Wait for the end of the output, or close it at the timeout."""
@@ -58,9 +52,27 @@ class OutputPipe(asyncio.Protocol):
                 await self._ended.wait()
         self.close()
 
-    def read_in_thread(self, read_end: int, loop: asyncio.AbstractEventLoop) -> None:
+    def read_in_loop(self, read_end: int) -> None:
+        """Read to the end as the loop finds something there."""
+        os.set_blocking(read_end, False)
+        self._descriptor = read_end
+        self._loop.add_reader(read_end, self._take)
+
+    def _take(self) -> None:
+        if self._descriptor is None:
+            return
+        try:
+            data = os.read(self._descriptor, _PIECE)
+        except BlockingIOError:
+            return
+        if data:
+            self._feed(data)
+        else:
+            self.close()
+
+    def read_in_thread(self, read_end: int) -> None:
         """Read a blocking pipe to its end on behalf of the loop."""
         with os.fdopen(read_end, "rb", buffering=0) as source, contextlib.suppress(RuntimeError):  # the loop is closed
-            while data := source.read(65536):
-                loop.call_soon_threadsafe(self._feed, data)
-            loop.call_soon_threadsafe(self._ended.set)
+            while data := source.read(_PIECE):
+                self._loop.call_soon_threadsafe(self._feed, data)
+            self._loop.call_soon_threadsafe(self._ended.set)

@@ -64,7 +64,7 @@ class ChildProcess:
         pid_file: PidFile,
     ) -> ChildProcess:
         """Spawn `argv`. Raises OSError; a program that is missing ends with code 127 or 126 instead."""
-        pipe, write_end = await OutputPipe.open(output)
+        pipe, write_end = OutputPipe.open(output)
         try:
             stdin = subprocess.DEVNULL if sys.platform == "win32" else await guard.pipe()
             command = argv if sys.platform == "win32" else ("/bin/sh", "-c", _REGISTER_THEN_BECOME, "sh", *argv)

@@ -81,6 +81,15 @@ def test_one_that_asks_for_nothing_more(strict: RunningRouter) -> None:
         assert wire.closed()
 
 
+def test_one_whose_body_ended_by_a_read_of_its_own(strict: RunningRouter) -> None:
+    with Wire(strict.url) as wire:
+        wire.send(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
+        wait_until(lambda: metric(strict, "router_requests_open") == 2, what="the request's arrival")
+        wire.send(b"0\r\n\r\n")
+        expect_error(wire.answer(), 400)
+        assert wire.closed()  # as idle, and not told of a head that it never began
+
+
 def test_a_head_that_drips(strict: RunningRouter) -> None:
     with Wire(strict.url) as wire:
         wire.send(b"GET / HTTP/1.1\r\n")

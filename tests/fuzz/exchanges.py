@@ -56,7 +56,8 @@ async def fuzz(work: str, draw: Draw, target: Target, seed: int, budget: Budget,
         for number in tries:
             said = draw(Random(f"{seed}/{work}/{number}"))
             outcome.tries[work] += 1
-            await _say(work, said, target, outcome, whole=whole)
+            if not await _say(work, said, target, outcome, whole=whole):
+                return
 
     async with asyncio.TaskGroup() as group:
         for _ in range(AT_ONCE):
@@ -77,7 +78,8 @@ async def alive(target: Target) -> bool:
     return heard.startswith(b"HTTP/1.1 200")
 
 
-async def _say(work: str, said: bytes, target: Target, outcome: Outcome, *, whole: bool) -> None:
+async def _say(work: str, said: bytes, target: Target, outcome: Outcome, *, whole: bool) -> bool:
+    """Whether there is somebody to say more to."""
     try:
         async with asyncio.timeout(_WHOLE):
             heard = await _exchange(target, said, whole=whole)
@@ -85,11 +87,13 @@ async def _say(work: str, said: bytes, target: Target, outcome: Outcome, *, whol
         outcome.findings.append(Finding(Kind.HANG, work, "no end", said))
     except ConnectionRefusedError:
         outcome.findings.append(Finding(Kind.CRASH, work, "nobody listens", said))
+        return False
     else:
         if whole and not heard:
             outcome.findings.append(Finding(Kind.BREACH, work, "closed without an answer", said))
         for kind, what in judged(said, heard, outcome):
             outcome.findings.append(Finding(kind, work, what, said))
+    return True
 
 
 async def _exchange(target: Target, said: bytes, *, whole: bool) -> bytes:

@@ -161,3 +161,14 @@ def test_a_generation_that_stalls_is_given_up(models: Models, tmp_path: Path) ->
             wire, ended = read_to_the_end(response)
         assert not ended
         assert expect_broken_stream(wire)["code"] == "upstream_stalled"
+
+
+def test_a_router_that_native_code_aborts_leaves_its_last_words_and_no_process(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    env = {"LLAMA_SERVER_PATH": str(make_fake_binary(tmp_path))}
+    with router(tmp_path / "r", {"m": {"model_path": str(tmp_path / "m.gguf")}}, env=env) as running:
+        assert running.chat("m").status_code == 200
+        processes = descendants(running)
+        assert running.stop(signal.SIGABRT) == -signal.SIGABRT
+        wait_until(lambda: not any(map(is_alive, processes)), what="the end of its processes")
+    assert "Fatal Python error: Aborted" in running.log

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tests.support.waiting import wait_until
 ROOT = Path(__file__).resolve().parents[2]
 RUN = (str(ROOT / "run.py"),)
 START_DEADLINE = 30.0
+_END_SEC = 0.5  # from the end of its connections to that of a process that dies
 
 
 @dataclass
@@ -117,6 +118,9 @@ def launched(
     try:
         wait_until(lambda: _listens(found), START_DEADLINE, "the router's socket")
         yield found
+    except BaseException as error:
+        _note_its_end(error, found)
+        raise
     finally:
         client.close()
         if process.poll() is None:
@@ -126,6 +130,13 @@ def launched(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _note_its_end(error: BaseException, router: RunningRouter) -> None:
+    """Whose connection broke, or was refused, had better hear of it if the router had ended."""
+    with suppress(subprocess.TimeoutExpired):
+        code = router.process.wait(timeout=_END_SEC)
+        error.add_note(f"The router had ended, with code {code}. Its last words:\n{router.log[-4000:]}")
 
 
 def _listens(router: RunningRouter) -> bool:

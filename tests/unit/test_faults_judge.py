@@ -54,3 +54,9 @@ def test_documents() -> None:
         "upstream_failed",
     )
     assert judge(document("word0 word1 ")[:-3], tokens=2, stream=False)[0] is Ending.BROKEN
+
+
+def test_an_answer_to_somebody_else() -> None:
+    streamed = HEAD + event("word0 ") + event("word1 ") + DONE + END
+    assert judge(streamed, tokens=2, stream=False)[0] is Ending.TRUNCATED
+    assert judge(document("word0 word1 "), tokens=2, stream=True)[0] is Ending.TRUNCATED

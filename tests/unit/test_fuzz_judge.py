@@ -11,6 +11,7 @@ from tests.fuzz.budget import Budget
 from tests.fuzz.exchanges import Target, judged
 from tests.fuzz.outcome import Kind, Outcome
 from tests.fuzz.upstreams import ANSWERS
+from tests.support.router import free_port
 from tests.support.wire import messages
 
 
@@ -59,3 +60,11 @@ async def test_who_closes_without_an_answer_and_who_is_gone_are_found() -> None:
 
 def test_upstream_answers_are_whole_before_they_are_spoiled() -> None:
     assert all(messages(answer) for answer in ANSWERS)
+
+
+async def test_where_nobody_listens_is_not_asked_again_and_again() -> None:
+    nobody = Target(free_port())
+    outcome = await exchanges.fuzz(
+        "w", lambda random: nobody.head("GET", "/"), nobody, 0, Budget(tries=999), whole=True
+    )
+    assert outcome.count(Kind.CRASH) == exchanges.AT_ONCE + 1
