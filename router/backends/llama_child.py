@@ -15,6 +15,7 @@ from router.backends.process_stat import process_stat
 from router.backends.slot_keeper import SlotKeeper
 from router.backends.spawned import Spawned
 from router.engine.ports import ChildExit, LaunchError, LoadProgress, SlotReading, Upstream
+from router.worker import apart
 
 _log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class LlamaServerChild:
     async def _explain(self, code: int) -> ChildExit:
         asked, lines, oom = self._now.process.asked_to_stop, self._log.lines(), OomEvidence.UNKNOWN
         if was_killed(code) and not asked:
-            oom = await asyncio.to_thread(self._now.witness.testify)
+            oom = await apart(self._now.witness.testify)
         reason = exit_reason(code, lines, asked=asked, name=self._name, oom=oom)
         return ChildExit(code, reason, exhausted=None if asked else exhausted(code, lines, oom=oom))
 

@@ -12,6 +12,7 @@ from router.core.types import DeviceId, DeviceReading, Placement, ReplicaId
 from router.engine.lease import Lease
 from router.engine.limits import Limits
 from router.engine.ports import (
+    KEEP_TIMEOUT_SEC,
     Child,
     ChildExit,
     ConversationEvent,
@@ -93,6 +94,7 @@ class Supervisor:
         self._cut_short = asyncio.Event()
         self._grace = limits.stop_grace
         self._last = False
+        self._slots = 1  # of its child, once that has told
         self._began = monotonic()
 
     def stop(self, *, force: bool, keep: bool = False) -> None:
@@ -218,7 +220,7 @@ class Supervisor:
         await self._stop_wanted.wait()
         if not self._in_a_hurry.is_set():
             began = monotonic()
-            saved = await _first(self._hurry(), child.save_conversations())
+            saved = await _first(self._hurry(), child.save_conversations(), self._until_disk_hangs())
             self._events.conversations(self, "saved", saved, monotonic() - began)
         await self._note_peak(child)
         return await self._end(child)
@@ -231,6 +233,12 @@ class Supervisor:
         await self._cut_short.wait()
         return await child.stop(grace=self._grace)
 
+    async def _until_disk_hangs(self) -> int:
+        """Ends, with nothing known to be saved or restored, when that has taken longer than it may."""
+        await asyncio.sleep((self._limits.keep_timeout or KEEP_TIMEOUT_SEC) * (self._slots + 1))
+        _log.warning("the conversations of %s are left as they are: the disk that they are on hangs", self.model)
+        return 0
+
     async def _hurry(self) -> int:
         """Ends, with nothing saved, once there is no time for that."""
         await self._in_a_hurry.wait()
@@ -241,7 +249,7 @@ class Supervisor:
     ) -> ChildExit:
         began = monotonic()
         try:
-            slots = await self._load(child, before)
+            self._slots = slots = await self._load(child, before)
         except TimeoutError:
             limit = self._limits.load_timeout
             return ChildExit(1, f"was not ready within {limit:g} s (load_timeout_sec)", passing=True)
@@ -252,7 +260,7 @@ class Supervisor:
             await self._measure(child, before)
         await self.observe(await self._monitor.read())  # before it holds anything that grows with use
         restoring = monotonic()
-        restored = await child.restore_conversations()
+        restored = await _first(child.restore_conversations(), self._until_disk_hangs())
         self._events.conversations(self, "restored", restored, monotonic() - restoring)
         self.phases |= {"read": serves - began, "ready": monotonic() - serves}
         self._events.replica_ready(self, slots)

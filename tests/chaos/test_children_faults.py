@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from tests.support.control import control
 from tests.support.expect import expect_error
 from tests.support.observing import descendants, in_background, is_alive, metric, wait_for_queue
 from tests.support.router import ROOT, RUN, RunningRouter, free_port, router
+from tests.support.threads import no_thread_left
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -178,6 +180,24 @@ def test_a_program_that_does_not_even_say_what_it_can_costs_no_more_than_a_load(
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(timeout=10) == 0
         assert not any(map(is_alive, left))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="nothing is read ahead here")
+async def test_calls_that_hang_keep_no_model_from_loading_and_no_end_from_being_told(
+    launch: Launch, tmp_path: Path
+) -> None:
+    """The loop has a handful of threads, and a disk that hangs may have them all."""
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    launcher = launch(make_fake_binary(tmp_path))
+    await launcher.prepare()
+    async with asyncio.timeout(20), no_thread_left():
+        asked: list[int] = []
+        await launcher.read_ahead("m", lambda: asked.append(1) or 1 << 30)  # type: ignore[func-returns-value]
+        assert asked
+        child = await launcher.launch("m", 1, Placement({HOST: 1}))
+        os.kill(child.pid, signal.SIGKILL)
+        assert "SIGKILL" in (await child.wait()).reason
+    await child.stop(grace=0)
 
 
 # --- another router

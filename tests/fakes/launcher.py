@@ -28,6 +28,7 @@ class FakeChild:
         self.hold_stop: asyncio.Event | None = None  # its end waits for this
         self.kept = 0  # conversations that it saves and restores
         self.saves = 0
+        self.hold_restore: asyncio.Event | None = None
         self.hold_save: asyncio.Event | None = None
         self.progress = LoadProgress()
         self.is_healthy = True
@@ -88,6 +89,8 @@ class FakeChild:
         return self.readings
 
     async def restore_conversations(self) -> int:
+        if self.hold_restore is not None:
+            await self.hold_restore.wait()
         return self.kept
 
     async def save_conversations(self) -> int:
@@ -118,6 +121,7 @@ class FakeLauncher:
     children: list[FakeChild] = field(default_factory=list)
     closed: bool = False
     kept: int = 0  # conversations of each child
+    hold_restore: asyncio.Event | None = None  # no child has them back before that
     ahead: list[str] = field(default_factory=list)  # models that are being read
     room: int = 0  # as seen by the last of them
 
@@ -127,7 +131,7 @@ class FakeLauncher:
         if self.hangs:
             await asyncio.get_running_loop().create_future()
         child = FakeChild(model, replica)
-        child.kept = self.kept
+        child.kept, child.hold_restore = self.kept, self.hold_restore
         if self.ready_at_once:
             child.become_ready(self.slots)
         self.children.append(child)

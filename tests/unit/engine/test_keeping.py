@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from router.core.types import HOST, Device, DeviceKind, DeviceView, Policy, Priority, Status
 from router.engine.read_ahead import spare_ram
 from tests.fakes.launcher import GIB, FakeChild, FakeDevices, FakeLauncher
@@ -82,6 +84,19 @@ async def test_the_end_of_the_router_waits_for_no_save(bench: Any) -> None:
             await b.engine.close()
         await asyncio.gather(loading, return_exceptions=True)
         assert ("a", "saved", 1) not in b.seen.kept
+
+
+async def test_a_disk_that_hangs_holds_up_neither_a_load_nor_an_unload(
+    bench: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    launcher = FakeLauncher(kept=1, hold_restore=asyncio.Event())
+    async with asyncio.timeout(5), bench("a", "b", launcher=launcher, policy=ONE, keep_timeout=0.01) as b:
+        first = await use(b, "a")
+        first.hold_save = asyncio.Event()
+        await use(b, "b")
+        assert first.saves == 1
+        assert b.seen.kept == []
+    assert caplog.text.count("the disk that they are on hangs") == 3
 
 
 async def test_the_next_model_is_read_while_a_victim_ends(bench: Any) -> None:
