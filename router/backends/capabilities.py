@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from router.backends.environment import inherited, python_path
+from router.backends.environment import llama_environment
 from router.backends.exit_reason import exit_reason
 from router.backends.output_pipe import OutputPipe
 from router.backends.process_group import kill_group
@@ -157,7 +157,7 @@ async def _output(argv: Sequence[str], kind: Kind) -> tuple[int, str]:
     """Exit code and output. Its whole group is gone afterwards, whatever it was up to."""
     said = bytearray()
     pipe, write_end = OutputPipe.open(lambda data: said.extend(data[: _MAX_HELP_BYTES - len(said)]))
-    env = inherited() | (python_path() if kind == "embedded" else {})
+    env = llama_environment(embedded=kind == "embedded")
     try:
         process = OsProcess(argv, env=env, cwd=None, stdin=subprocess.DEVNULL, output=write_end)
         await process.started()

@@ -18,6 +18,9 @@ _ALLOWED = re.compile(
 )
 # Which devices a child may use is decided by its placement.
 _DECIDED_HERE = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"})
+# llama.cpp applies `llama.cpp/config.ini` of this folder to whatever it starts: flags that no configuration of ours
+# shows, those that are refused in it among them. There is nothing below this one.
+_NO_CONFIG = {"XDG_CONFIG_HOME": os.devnull}
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,6 +38,11 @@ def python_path(own: Mapping[str, str] | None = None) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
 
 
+def llama_environment(*, embedded: bool) -> dict[str, str]:
+    """What every llama-server gets, also one that is only asked what it can; `embedded` is our own Python."""
+    return inherited() | _NO_CONFIG | (python_path() if embedded else {})
+
+
 def child_environment(
     model_env: Mapping[str, str], *, key: str, gpus: Sequence[int], hide_gpus: bool, embedded: bool
 ) -> dict[str, str]:
@@ -47,7 +55,7 @@ def child_environment(
         hide_gpus: the machine has GPUs, so that an empty `gpus` has to hide them.
         embedded: the child is our own Python.
     """
-    env = inherited() | (python_path() if embedded else {}) | dict(model_env)
+    env = llama_environment(embedded=embedded) | dict(model_env)
     # NVML counts by PCI bus; without this CUDA counts by speed, and indices would name other devices.
     env |= {"LLAMA_API_KEY": key, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     if gpus or hide_gpus:

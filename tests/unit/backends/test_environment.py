@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from router.backends.environment import child_environment, inherited, python_path
+from pathlib import Path
+
+import pytest
+
+from router.backends.environment import child_environment, inherited, llama_environment, python_path
 
 
 def child(model_env: dict[str, str] | None = None, *, gpus: tuple[int, ...] = (), hide: bool = False) -> dict[str, str]:
@@ -26,6 +30,17 @@ def test_only_what_is_needed_is_inherited() -> None:
     }
     meddling = {"LLAMA_ARG_CTX_SIZE": "1", "LLAMA_API_KEY": "x", "CUDA_VISIBLE_DEVICES": "3", "LD_PRELOAD": "/x.so"}
     assert inherited(harmless | secret | meddling) == harmless
+
+
+def test_the_accounts_own_config_ini_of_llama_cpp_is_not_applied(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "llama.cpp").mkdir()
+    (tmp_path / "llama.cpp" / "config.ini").write_text("[*]\nmmproj = x.gguf\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for env in (child(), llama_environment(embedded=False)):
+        assert not (Path(env["XDG_CONFIG_HOME"]) / "llama.cpp" / "config.ini").exists()
+    assert child({"XDG_CONFIG_HOME": str(tmp_path)})["XDG_CONFIG_HOME"] == str(tmp_path)  # whoever wants it says so
 
 
 def test_the_models_own_variables_come_along() -> None:
