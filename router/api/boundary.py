@@ -78,8 +78,10 @@ class Front:
         except Exception as error:  # noqa: BLE001 - the outermost boundary
             await _tell(error, scope, receive, send)
         finally:
-            if cycle.status >= 400 and (reason := reason_of(cycle.status, scope, keys=self._has_keys)) is not None:
-                self._refused[reason] += 1
+            if cycle.status >= 400 and not context.model:  # else it has come as far as a model
+                reason = reason_of(cycle.status, scope, keys=self._has_keys)
+                if reason is not None:
+                    self._refused[reason] += 1
             if self._log is not None and self._log.enabled:
                 self._log.write(_access_line(scope, context, cycle))
 

@@ -52,7 +52,7 @@ class HttpProtocol(asyncio.Protocol):
         door: that all connections of the server share.
     """
 
-    __slots__ = ("_answering", "_app", "_client", "_deaf", "_declined", "_door", "_framing", "_head_since",
+    __slots__ = ("_answering", "_app", "_begun", "_client", "_deaf", "_declined", "_door", "_framing", "_head_since",
                  "_headers", "_limits", "_loop", "_most_requests", "_outflow", "_pace", "_parser", "_read", "_reading",
                  "_reading_paused", "_server", "_since", "_state", "_transport", "_url", "_waiting",
                  "write", "writelines")  # fmt: skip
@@ -85,6 +85,7 @@ class HttpProtocol(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._read = 0  # bytes of the last read
         self._framing = 0  # bytes read since a head ended or a piece of a body came
+        self._begun = 0  # bytes of the next head that came beside the end of the last request, at most
         self._declined = b""  # its head, if it offered another protocol
         self._reading: Cycle | None = None
         self._head_since = 0.0  # when a part of its head was first seen; 0 = not yet
@@ -179,7 +180,7 @@ class HttpProtocol(asyncio.Protocol):
         if len(self._waiting) == _MOST_AHEAD:
             raise InvalidRequest(f"More than {_MOST_AHEAD} requests came ahead of their turn.")
         at_once = self._answering is None and not self._outflow.full
-        size = self._framing + self._read
+        size = self._framing + self._begun
         if size > MOST_HEAD or not at_once:
             size = head_size(self._url, self._headers)
         method = self._parser.get_method().decode("ascii")
@@ -202,7 +203,7 @@ class HttpProtocol(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._headers:  # trailers
             self._headers = []
-        self._framing = 0  # an end that comes alone begins no head
+        self._framing, self._begun = 0, self._read  # an end that comes alone begins no head
         if self._reading is not None:
             self._reading.feed_end()
             self._reading = None
@@ -324,7 +325,8 @@ class HttpProtocol(asyncio.Protocol):
     def _check_bounds(self) -> None:
         """After each read, which may itself bring any number of small things."""
         if self._framing > _MOST_FRAMING:
-            self._refuse(HeadersTooLarge(f"A request has more than {_MOST_FRAMING // 1024} KB of headers."))
+            error = HeadersTooLarge(f"A request has more than {_MOST_FRAMING // 1024} KB of headers.")
+            self._refuse(error, "head_size")
         elif self._waiting and sum([cycle.held for cycle in self._waiting]) > _MOST_BYTES_AHEAD:
             self._refuse(InvalidRequest(f"More than {_MOST_BYTES_AHEAD // 1024} KB came ahead of their turn."))
         elif self._reading is not None and self._reading.crowded and not self._reading_paused:

@@ -23,6 +23,8 @@ _LAST_WORDS_SEC = 0.3
 _LOOK_SEC = 0.02
 # Of the loop, until what a client has sent is a request that hears of the end: it is accepted, read, and begun.
 _TURNS = 8
+# One that takes no descriptor: there may be none left.
+_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -165,7 +167,7 @@ class Server(uvicorn.Server):
 
 def _has_callers(sockets: Iterable[socket.socket]) -> bool:
     """Whether somebody waits to be accepted, whom the kernel resets when the socket is closed."""
-    with selectors.DefaultSelector() as selector:
+    with _Selector() as selector:
         for sock in sockets:
             selector.register(sock, selectors.EVENT_READ)
         return bool(selector.select(0))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
+from router.api.server import Server, listen
 from router.backends.llama_server import LlamaServerLauncher, LlamaServerSpec
 from router.core.types import HOST, Placement
 from router.engine.ports import LaunchError
@@ -79,3 +82,25 @@ async def test_a_health_check_that_cannot_be_made_says_nothing_about_the_child(t
     assert not await child.healthy()
     await child.stop(grace=0)
     await launcher.close()
+
+
+async def come_again(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 503, "headers": []})
+    await send({"type": "http.response.body", "body": b"come again"})
+
+
+async def test_the_end_takes_no_descriptor() -> None:
+    listening = asyncio.Event()
+    with ExitStack() as stack, listen("127.0.0.1", 0) as sock:
+        server = Server(
+            come_again,
+            on_listening=listening.set,
+            on_exit=lambda: None,
+            on_deadline=lambda: stack.enter_context(exhausted(os.getpid())),
+            on_hurry=lambda: None,
+            drain=lambda: 0.0,
+        )
+        serving = asyncio.create_task(server.serve(sockets=[sock]))
+        await listening.wait()
+        server.exit()
+        await serving

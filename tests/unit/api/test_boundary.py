@@ -220,6 +220,12 @@ async def test_whoever_is_refused_is_counted(headers: dict[str, str], path: str,
         assert sum(refused.values()) == 2
 
 
+async def test_what_a_model_refuses_is_none_of_it(router: Site) -> None:
+    router.upstream.script = lambda heard, wire: wire.answer(b"{}", status="403 Forbidden")
+    assert (await router.chat()).status_code == 403
+    assert sum(router.services.telemetry.connections.refused.values()) == 0
+
+
 async def test_strangers_and_large_bodies_are_counted_too(tmp_path: Path) -> None:
     async with site(tmp_path, api=ApiConfig(max_body_mb=1)) as found:
         await found.client.get("/v1/models", headers={"host": "evil.example"})

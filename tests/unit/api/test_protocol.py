@@ -55,6 +55,23 @@ async def test_targets(target: bytes, path: str, query: str) -> None:
     assert (found["path"], found["query"], found["method"]) == (path, query, "OPTIONS")
 
 
+async def test_a_head_that_begins_beside_the_request_before_it_is_measured_whole() -> None:
+    sizes: list[int] = []
+
+    async def measured(scope: Scope, receive: Receive, send: Send) -> None:
+        sizes.append(cycle_of(scope).head_size)
+        await echo(scope, receive, send)
+
+    async with served(measured) as address, asyncio.timeout(10):
+        reader, writer = await address.connect()
+        writer.write(GET + CLOSING.removesuffix(b"\r\n") + b"x-filler: " + b"x" * 20_000)
+        await reader.readuntil(b"}")
+        writer.write(b"\r\n\r\n")
+        assert await reader.read()
+        writer.close()
+    assert sizes[1] > 20_000
+
+
 async def test_versions() -> None:
     assert (await heard(b"/"))["http_version"] == "1.1"
     assert (await heard(b"/", version=b"1.0"))["http_version"] == "1.0"
@@ -153,9 +170,11 @@ async def test_garbage_after_a_request_does_not_get_into_its_answer() -> None:
 
 @pytest.mark.parametrize("begin", [b"GET / HTTP/1.1\r\nhost: x\r\nx: ", b"GET /"])
 async def test_a_head_without_an_end_is_not_collected(begin: bytes) -> None:
-    async with served(echo) as address:
+    door = Door(Limits())
+    async with served(echo, door=door) as address:
         answer = await address.say(begin + b"a" * 300_000)
     assert answer.startswith(b"HTTP/1.1 431 ")
+    assert door.counts.refused["head_size"] == 1
     assert b"headers_too_large" in answer
 
 
