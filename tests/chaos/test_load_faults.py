@@ -77,10 +77,12 @@ class Neighbour(BaseHTTPRequestHandler):
 def neighbours() -> Iterator[list[ThreadingHTTPServer]]:
     """Room for neighbours, each of which is served by a thread of its own until the end."""
     found: list[ThreadingHTTPServer] = []
-    yield found
-    for server in found:
-        server.shutdown()
-        server.server_close()
+    try:
+        yield found
+    finally:
+        for server in found:
+            server.shutdown()
+            server.server_close()
 
 
 def test_a_slow_start_is_waited_for(loading: Loading) -> None:

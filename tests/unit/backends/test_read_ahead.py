@@ -21,6 +21,21 @@ PIECE = module.PIECE
 
 
 @pytest.fixture
+def on_a_disk(tmp_path: Path) -> Path:
+    """A folder whose files can be read ahead at all."""
+    file = tmp_path / "probe"
+    file.touch()
+    os.truncate(file, mmap.PAGESIZE)
+    with file.open("rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, mmap.PAGESIZE, os.POSIX_FADV_WILLNEED)
+    try:
+        wait_until(lambda: cached(file) == 1, deadline=1)
+    except TimeoutError:
+        pytest.skip("nothing can be read ahead on this file system: its files are in memory, as on tmpfs")
+    return tmp_path
+
+
+@pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     """Two shards: two pieces and a bit, and a bit; holes, which take no disk."""
     made = []
@@ -62,8 +77,8 @@ async def test_a_file_that_is_gone_ends_it(files: list[Path], tmp_path: Path) ->
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others have no mincore, or another")
-async def test_all_of_the_file_is_in_the_page_cache_afterwards(tmp_path: Path) -> None:
-    file = tmp_path / "model"
+async def test_all_of_the_file_is_in_the_page_cache_afterwards(on_a_disk: Path) -> None:
+    file = on_a_disk / "model"
     file.touch()
     os.truncate(file, PIECE + 12345)
     assert cached(file) < 0.1
@@ -72,13 +87,13 @@ async def test_all_of_the_file_is_in_the_page_cache_afterwards(tmp_path: Path) -
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others have no mincore, or another")
-async def test_all_that_a_load_reads_is_read_ahead(tmp_path: Path) -> None:
-    files = [tmp_path / name for name in ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "mmproj", "lora", "draft")]
+async def test_all_that_a_load_reads_is_read_ahead(on_a_disk: Path) -> None:
+    files = [on_a_disk / name for name in ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "mmproj", "lora", "draft")]
     for file in files:
         file.touch()
         os.truncate(file, 54321)
     spec = LlamaServerSpec(files[0], files=tuple(files[:2]), companions=tuple(files[2:]))
-    launcher = LlamaServerLauncher({"m": spec}, state_dir=tmp_path / "state")
+    launcher = LlamaServerLauncher({"m": spec}, state_dir=on_a_disk / "state")
     await launcher.read_ahead("m", lambda: 1 << 40)
     await launcher.close()
     wait_until(lambda: all(cached(file) == 1 for file in files), what="all of them in the page cache")
