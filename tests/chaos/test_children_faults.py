@@ -191,9 +191,7 @@ async def test_calls_that_hang_keep_no_model_from_loading_and_no_end_from_being_
     launcher = launch(make_fake_binary(tmp_path))
     await launcher.prepare()
     async with asyncio.timeout(20), no_thread_left():
-        asked: list[int] = []
-        await launcher.read_ahead("m", lambda: asked.append(1) or 1 << 30)  # type: ignore[func-returns-value]
-        assert asked
+        await launcher.read_ahead("m", lambda: 1 << 30)
         child = await launcher.launch("m", 1, Placement({HOST: 1}))
         os.kill(child.pid, signal.SIGKILL)
         assert "SIGKILL" in (await child.wait()).reason
