@@ -18,7 +18,7 @@ from router.config import Changes, Reloaded, Settings, compare
 from router.errors import ConfigError, ConfigRefused, ConfigUnread, Problem, ShuttingDown
 from router.inventory import Entry, inventory, renewed
 from router.telemetry.reloads import Reloads
-from router.worker import Worker
+from router.worker import Worker, apart
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Reloader:
         if entry is None or now - self._renewed_at.get(name, -_NEXT_LOOK_SEC) < _NEXT_LOOK_SEC:
             return False
         # On no thread that others wait for: another model's disk may be well.
-        found = await asyncio.to_thread(renewed, self._settings, entry)
+        found = await apart(partial(renewed, self._settings, entry))
         if found is None or self._entry(name) is not entry or not self._holders.accepting:
             return False
         _log.info("the files of %s were replaced: what it takes is computed anew", name)

@@ -84,6 +84,26 @@ class Worker:
                 self._current = None
 
 
+async def apart(call: Callable[[], T]) -> T:
+    """The result of a blocking call on a thread of its own; the thread ends with it, or with the process.
+
+    For what may hang while nobody else should: the event loop's own threads are few, and each of them that hangs on one
+    disk is missing for all others.
+    """
+    future: Future[T] = Future()
+
+    def make() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(call())
+        except Exception as error:  # noqa: BLE001  handed to the one who waits
+            future.set_exception(error)
+
+    threading.Thread(target=make, name="apart", daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
 class Errand:
     """A call that is made soon after it was asked for: once for all who ask before it begins."""
 

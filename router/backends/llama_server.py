@@ -30,7 +30,7 @@ from router.backends.slot_keeper import SlotKeeper
 from router.backends.spawned import Spawned
 from router.core.types import Placement, ReplicaId
 from router.engine.ports import LaunchError
-from router.worker import Worker
+from router.worker import Worker, apart
 
 _log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class LlamaServerLauncher:
         spec = self._specs.get(model)
         if spec is None:
             raise LaunchError(f"{model} has been removed from the configuration")
-        await asyncio.to_thread(_refuse_pipes, (*spec.all_files, *spec.companions))
+        await apart(partial(_refuse_pipes, (*spec.all_files, *spec.companions)))
         place = self._siblings.take(model)
         log = ChildLog(self._state_dir / "logs" / log_file_name(model, place.number), post=self._disk.post)
         keeper: SlotKeeper | None = None
@@ -191,7 +191,7 @@ class LlamaServerLauncher:
             return await self._spawn(capabilities, model, placement, log, keeper, spec=spec)
 
         try:
-            keeper = await asyncio.to_thread(self._keeping.keeper, model, spec, capabilities, alone=place.alone)
+            keeper = await apart(partial(self._keeping.keeper, model, spec, capabilities, alone=place.alone))
             spawned = await spawn()
         except BaseException:
             log.close()

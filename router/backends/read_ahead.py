@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+
+from router.worker import apart
 
 # Small enough to stop soon.
 PIECE = 32 * 1024**2
@@ -27,12 +29,12 @@ async def read_ahead(files: Sequence[Path], room: Callable[[], int]) -> None:
     done = 0
     for file in files:
         try:
-            size = (await asyncio.to_thread(file.stat)).st_size
+            size = (await apart(file.stat)).st_size
             for start in range(0, size, PIECE):
                 length = min(PIECE, size - start)
                 if done + length > room():
                     return
-                await asyncio.to_thread(_read, file, start, length)
+                await apart(partial(_read, file, start, length))
                 done += length
         except OSError:
             return  # its load will say why

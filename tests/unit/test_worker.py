@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from router.worker import Errand, Worker
+from router.worker import Errand, Worker, apart
 from tests.fakes.posting import StuckDisk
 from tests.support.waiting import turn, wait_until
 
@@ -111,13 +111,27 @@ def test_an_errand_is_made_once_for_all_who_ask_before_it_begins() -> None:
     assert len(made) == 2
 
 
+async def test_calls_that_hang_apart_hold_up_no_other() -> None:
+    release = threading.Event()
+    hung = [asyncio.ensure_future(apart(lambda: release.wait(30))) for _ in range(50)]
+    async with asyncio.timeout(10):
+        assert await apart(lambda: 7) == 7
+        with pytest.raises(ZeroDivisionError):
+            await apart(lambda: 1 // 0)
+    hung[0].cancel()
+    release.set()
+    assert [type(one) for one in await asyncio.gather(*hung, return_exceptions=True)] == [
+        asyncio.CancelledError, *[bool] * 49
+    ]  # fmt: skip
+
+
 HANGS = """
 import asyncio, threading
-from router.worker import Worker
+from router.worker import Worker, apart
 
 async def main():
     try:
-        await Worker("hangs").run(threading.Event().wait, 0.05)
+        await {call}
     except TimeoutError:
         print("timed out")
 
@@ -125,6 +139,11 @@ asyncio.run(main())
 """
 
 
-def test_a_call_that_hangs_does_not_keep_the_process_from_ending() -> None:
-    ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, timeout=20, check=True)
+@pytest.mark.parametrize(
+    "call",
+    ["Worker('hangs').run(threading.Event().wait, 0.05)", "asyncio.wait_for(apart(threading.Event().wait), 0.05)"],
+)
+def test_a_call_that_hangs_does_not_keep_the_process_from_ending(call: str) -> None:
+    program = HANGS.format(call=call)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=20, check=True)
     assert ended.stdout.strip() == b"timed out"
