@@ -1,4 +1,4 @@
-"""The composition root: the only file that sees every layer. Owns the order of start-up and of shutdown."""
+"""The order of start-up and of shutdown."""
 
 from __future__ import annotations
 
@@ -10,37 +10,22 @@ import os
 import socket
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from starlette.types import ASGIApp
-
-from router import __version__
 from router.announcement import announce, serving
-from router.api.app import create_app
-from router.api.body import BodyBudget
-from router.api.door import Door
-from router.api.door import Limits as DoorLimits
-from router.api.forwarding import Proxies
 from router.api.server import Server, hush_uvicorn, listen
-from router.api.services import Services
-from router.api.tickets import TicketOffice
-from router.backends.capabilities import build_stamp
 from router.backends.llama_server import LlamaServerLauncher
 from router.backends.spawn import wait_for_orphans
-from router.config import ApiConfig, Settings, load_settings
-from router.core.types import Device, ModelSpec, Status
+from router.composition import Router, assemble, launcher_for, redact_secrets
+from router.config import Settings, load_settings
 from router.demo import prepare_demo, wants_demo
-from router.descriptors import connections_that_fit
 from router.devices.monitor import SystemDevices
 from router.ending import leave_hung_threads_behind
-from router.engine.engine import Engine
 from router.engine.ports import LaunchError
 from router.errors import ConfigError, Problem
-from router.inventory import CACHE_RAM_MB, MIB, Entry, inventory, kept_in_vain, working_dir
+from router.inventory import inventory
 from router.learned import LearnedMemory
 from router.notify import Notifier, keep_alive
 from router.reload import Reloader
@@ -48,82 +33,15 @@ from router.report import models_table
 from router.signals import Signals
 from router.state_lock import state_lock
 from router.telemetry.access_log import AccessLog
-from router.telemetry.logs import configure_logging, redact
-from router.telemetry.metrics import Telemetry
+from router.telemetry.logs import configure_logging
 from router.telemetry.status import StatusBus
-from router.tuning import budget_of, limits_of, policy_of
+from router.tuning import budget_of
 
 _log = logging.getLogger(__name__)
 
 _COLLECTOR_THRESHOLDS = (50_000, 20, 100)
 _STOP_SEC = 5.0  # for all that comes after the open requests, and more than it takes
 _SAVE_SEC = _HUNG_SEC = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Router:
-    """A started router, without its socket."""
-
-    engine: Engine
-    services: Services
-    launcher: LlamaServerLauncher
-    learned: LearnedMemory
-    notifier: Notifier
-    app: ASGIApp
-    door: Door
-
-    @property
-    def settings(self) -> Settings:
-        """What holds now."""
-        return self.services.settings
-
-    def begin_shutdown(self) -> None:
-        """Turn waiters away and end the status streams; what is being generated runs on."""
-        self.services.status.close()
-        self.engine.begin_close()
-
-    # `reload.Holders`
-
-    @property
-    def accepting(self) -> bool:
-        return self.engine.accepting
-
-    @contextmanager
-    def reloading(self) -> Iterator[None]:
-        self.notifier.reloading()
-        try:
-            yield
-        finally:
-            self.services.status.refresh()
-            if self.accepting:
-                self.notifier.ready(serving(self.settings))
-
-    def in_memory(self) -> tuple[str, ...]:
-        return tuple(view.name for view in self.engine.views() if view.status in (Status.LOADING, Status.READY))
-
-    def adopt(self, settings: Settings, entries: Sequence[Entry], changed: Sequence[str]) -> None:
-        """Whoever needs something of another comes after it."""
-        before = set(self.settings.preload)
-        is_renewal = settings is self.settings  # of some models' files: the others have been told of
-        _redact_secrets(settings)
-        self.learned.adopt(entries)
-        self.launcher.adopt({entry.name: entry.launch_spec() for entry in entries}, working_dir=working_dir(settings))
-        self.services.telemetry.adopt(settings.models, keys=[key.name for key in settings.keys.everyone])
-        doubtful = [entry for entry in entries if not is_renewal or entry.name in changed]
-        devices = [view.device for view in self.engine.devices()]
-        self.engine.configure(
-            models=_specs(settings, entries, self.learned, devices, doubtful),
-            policy=policy_of(settings),
-            limits=limits_of(settings),
-            changed=changed,
-        )
-        self.services.apply(settings)
-        for name in settings.preload:
-            if name not in before and self.engine.view(name).status is Status.OFF:
-                self.engine.load(name, evict=False)
-
-    async def tidy(self) -> None:
-        await self.launcher.tidy()
 
 
 def serve(*, config: Path | None, host: str | None, port: int | None) -> int:
@@ -155,7 +73,7 @@ async def describe_models(*, config: Path | None, host: str | None, port: int | 
     try:
         gpu_available = len(monitor.devices) > 1
         entries = await asyncio.to_thread(inventory, settings, gpu_available=gpu_available)
-        llama = await _find_llama(_launcher(settings, entries, gpu_available=gpu_available), {})
+        llama = await _find_llama(launcher_for(settings, entries, gpu_available=gpu_available), {})
         table = await asyncio.to_thread(models_table, entries, monitor.devices, await monitor.read())
     finally:
         await monitor.close()
@@ -192,7 +110,7 @@ async def running(
         read: the settings once more; blocking.
         asked: set to have that done.
     """
-    _redact_secrets(settings)
+    redact_secrets(settings)
     monitor = await SystemDevices.open(settings.system.gpu_devices, budget_of(settings))
     try:
         gpu_available = len(monitor.devices) > 1
@@ -201,7 +119,7 @@ async def running(
                 _log.info("%s", note)
         entries = await asyncio.to_thread(inventory, settings, gpu_available=gpu_available)
         info: dict[str, str] = {"llama_server": "looking for it"}
-        router = _assemble(settings, entries, monitor, info, notifier, access_log=access_log)
+        router = assemble(settings, entries, monitor, info, notifier, access_log=access_log)
         news = router.services.telemetry.reloads
         reloader = Reloader(
             settings, entries, read=read, gpu_available=gpu_available, holders=router, news=news, asked=asked
@@ -236,86 +154,6 @@ async def running(
         await monitor.close()
 
 
-def _specs(
-    settings: Settings,
-    entries: Sequence[Entry],
-    learned: LearnedMemory,
-    devices: Sequence[Device],
-    doubtful: Sequence[Entry],
-) -> list[ModelSpec]:
-    """The models as the engine is to know them; what will not be as one might think stands in the log.
-
-    Args:
-        doubtful: of these it is told.
-    """
-    specs = [learned.apply(entry.model_spec(settings)) for entry in entries]
-    for entry in doubtful:
-        for doubt in entry.doubts(settings):
-            _log.warning("%s", doubt)
-    for warning in kept_in_vain(specs, devices, places=settings.system.max_concurrent_models):
-        _log.warning("%s", warning)
-    return specs
-
-
-def _assemble(
-    settings: Settings,
-    entries: tuple[Entry, ...],
-    monitor: SystemDevices,
-    info: Mapping[str, str],
-    notifier: Notifier,
-    *,
-    access_log: AccessLog,
-) -> Router:
-    launcher = _launcher(settings, entries, gpu_available=len(monitor.devices) > 1)
-    build = build_stamp(settings.system.llama_server_path)
-    learned = LearnedMemory(settings.state_dir, entries, monitor.devices, build)
-    status = StatusBus()
-    telemetry = Telemetry(
-        [entry.name for entry in entries],
-        version=__version__,
-        status=status,
-        keys=[key.name for key in settings.keys.everyone],
-    )
-    engine = Engine(
-        models=_specs(settings, entries, learned, monitor.devices, entries),
-        policy=policy_of(settings),
-        limits=limits_of(settings),
-        launcher=launcher,
-        monitor=monitor,
-        observer=telemetry,
-    )
-    telemetry.attach(engine)
-    services = Services(
-        settings=settings,
-        engine=engine,
-        telemetry=telemetry,
-        status=status,
-        tickets=TicketOffice(time.monotonic),
-        budget=BodyBudget(settings.api.max_buffered_mb * MIB),
-        server_info=info,
-    )
-    door = Door(_door_limits(settings.api), telemetry.connections)
-    return Router(engine, services, launcher, learned, notifier, create_app(services, access_log), door)
-
-
-def _redact_secrets(settings: Settings) -> None:
-    for secret in settings.keys.secrets:
-        redact(secret)
-
-
-def _launcher(settings: Settings, entries: tuple[Entry, ...], *, gpu_available: bool) -> LlamaServerLauncher:
-    return LlamaServerLauncher(
-        {entry.name: entry.launch_spec() for entry in entries},
-        state_dir=settings.state_dir,
-        base_port=settings.system.base_port,
-        binary=settings.system.llama_server_path,
-        gpus_present=gpu_available,
-        cache_ram_mb=CACHE_RAM_MB,
-        working_dir=working_dir(settings),
-        keep_conversations_mb=settings.system.keep_conversations_mb if settings.system.keep_conversations else 0,
-    )
-
-
 async def _find_llama(launcher: LlamaServerLauncher, info: dict[str, str]) -> str:
     """Ask llama.cpp what it can while the router already listens; a slow binary must not delay that.
 
@@ -337,27 +175,6 @@ async def _keep_learned(status: StatusBus, learned: LearnedMemory) -> None:
         async for view in changes:
             if view is not None and learned.note(view):
                 await asyncio.to_thread(learned.save)
-
-
-def _door_limits(api: ApiConfig) -> DoorLimits:
-    connections = api.max_connections
-    fitting = connections_that_fit(connections, requests=api.max_open_requests)
-    if fitting < connections:
-        _log.warning(
-            "Only %d of api.max_connections = %d fit beside api.max_open_requests = %d into the limit of open files; "
-            "raise it (`ulimit -n`, LimitNOFILE= in systemd), or lower them",
-            fitting, connections, api.max_open_requests,
-        )  # fmt: skip
-    return DoorLimits(
-        header_timeout=api.header_timeout_sec,
-        body_timeout=api.body_timeout_sec,
-        keep_alive=api.keep_alive_sec,
-        send_timeout=api.send_timeout_sec,
-        connections=fitting,
-        per_peer=api.max_connections_per_peer,
-        requests=api.max_open_requests,
-        proxies=Proxies(api.forwarded_allow_ips),
-    )
 
 
 def _calm_collector() -> None:

@@ -140,7 +140,9 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 def test_loads_and_restores_are_given_up(tmp_path: Path) -> None:
     """Half a minute is what a child may take to restore what it is given."""
-    keeps = ("--prompt-ms", "20000", "--slot-bytes", "64", "--slot-trouble", str(tmp_path))
+    trouble = tmp_path / "trouble"
+    trouble.mkdir()
+    keeps = ("--prompt-ms", "20000", "--slot-bytes", "64", "--slot-trouble", str(trouble))
     with puppets(tmp_path, {"loading": ("--never-ready",), "keeps": keeps}) as running, in_background() as pool:
         said = [
             {"role": "user", "content": "Once upon a time there was a token that nobody wanted to read again. " * 20}
@@ -148,7 +150,7 @@ def test_loads_and_restores_are_given_up(tmp_path: Path) -> None:
         assert running.chat("keeps", messages=said).status_code == 200
         running.client.post("/v1/models/eject", json={"model": "keeps"})
         assert list((tmp_path / "state" / "conversations").glob("*/*")), "something was kept"
-        (tmp_path / "hang").touch()
+        (trouble / "hang").touch()
         running.client.post("/v1/models/load", json={"model": "keeps"})
         log = tmp_path / "state" / "logs" / "keeps.log"
         wait_until(lambda: log.read_text().count("is listening") == 2, DEADLINE, "the second child")
