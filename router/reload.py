@@ -120,7 +120,8 @@ class Reloader:
         entry, now = self._entry(name), asyncio.get_running_loop().time()
         if entry is None or now - self._renewed_at.get(name, -_NEXT_LOOK_SEC) < _NEXT_LOOK_SEC:
             return False
-        found = await apart(partial(renewed, self._settings, entry))  # another model's disk may be well
+        # On no thread that others wait for: another model's disk may be well.
+        found = await apart(partial(renewed, self._settings, entry))
         if found is None or self._entry(name) is not entry or not self._holders.accepting:
             return False
         _log.info("the files of %s were replaced: what it takes is computed anew", name)

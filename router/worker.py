@@ -72,29 +72,36 @@ class Worker:
 
     def _serve(self) -> None:
         while (item := self._calls.get()) is not None:
-            self._current = item[1]
-            _make(*item)
-            self._current = None
+            call, future = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            self._current = future
+            try:
+                future.set_result(call())
+            except Exception as error:  # noqa: BLE001  handed to whoever waits
+                future.set_exception(error)
+            finally:
+                self._current = None
 
 
 async def apart(call: Callable[[], T]) -> T:
-    """The result of a blocking call, or what it raises, by a thread of its own.
+    """The result of a blocking call on a thread of its own; the thread ends with it, or with the process.
 
-    For what may hang while its like does not, as one of several disks does. The loop's own threads are a handful, and
-    each call that hangs would keep one of them; then everybody waits. Whoever is cancelled leaves the call behind.
+    For what may hang while nobody else should: the event loop's own threads are few, and each of them that hangs on one
+    disk is missing for all others.
     """
     future: Future[T] = Future()
-    threading.Thread(target=_make, args=(call, future), name="apart", daemon=True).start()
+
+    def make() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(call())
+        except Exception as error:  # noqa: BLE001  handed to the one who waits
+            future.set_exception(error)
+
+    threading.Thread(target=make, name="apart", daemon=True).start()
     return await asyncio.wrap_future(future)
-
-
-def _make(call: Callable[[], T], future: Future[T]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(call())
-    except Exception as error:  # noqa: BLE001  handed to whoever waits
-        future.set_exception(error)
 
 
 class Errand:

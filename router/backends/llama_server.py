@@ -182,7 +182,7 @@ class LlamaServerLauncher:
         spec = self._specs.get(model)
         if spec is None:
             raise LaunchError(f"{model} has been removed from the configuration")
-        await apart(partial(_refuse_pipes, (*spec.all_files, *spec.companions)))  # their disk may hang
+        await apart(partial(_refuse_pipes, (*spec.all_files, *spec.companions)))
         place = self._siblings.take(model)
         log = ChildLog(self._state_dir / "logs" / log_file_name(model, place.number), post=self._disk.post)
         keeper: SlotKeeper | None = None

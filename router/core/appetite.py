@@ -41,8 +41,8 @@ class Appetite:
         model = self._model(replica)
         model.lower_need = None
         foreseen = model.need.source in FORESEEN
-        # What has grown already is booked with what it was seen to take, and not with the reserve.
-        self._ledger.settle(replica.id, model.need.host if foreseen or model.need.grown else 0)
+        # Without a base, what it was seen to take holds growth that is booked with the reserve already.
+        self._ledger.settle(replica.id, model.need.host if foreseen or model.need.base else 0)
         if not foreseen:
             self._learn(model, replica)
 
@@ -101,7 +101,7 @@ class Appetite:
         """Of one that was cut it is not known what it takes as a whole; one that is stale was another model."""
         if replica.ready is not None and not replica.cut and not replica.stale:
             peak, at_ready = self._ledger.peak(replica.id), self._ledger.at_ready(replica.id)
-            model.need = observed_need(model.need, peak, at_ready)
+            model.need = observed_need(model.need, peak, at_ready, least=model.spec.need.base)
 
     def _model(self, replica: Replica) -> Model:
         return self._state.models[replica.model]

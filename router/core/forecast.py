@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container, Sequence
 from functools import cached_property
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heapreplace
 from typing import NamedTuple
 
 from router.core.experience import Pace
@@ -42,22 +43,38 @@ class Outlook:
     def wait(self, model: Model, ahead: int) -> float:
         """Seconds until a request gets its slot if those before it in the line of its model take `ahead` slots."""
         state, now = self._state, self._now
-        serving = model.serving
-        service = self._pace.service(model.experience)
-        if not serving:
-            line = ahead // model.spec.slots * service
-            return self._until_ready(model) + line + self._turns_of_others(model, line, turn_length(state, model, now))
-        slots = sum(replica.slots for replica in serving)
-        free = slots - sum(replica.busy for replica in serving)
-        if ahead < free:
+        if not model.serving:
+            own = ahead // model.spec.slots * self._pace.service(model.experience)
+            return self._until_ready(model) + own + self._turns_of_others(model, own, turn_length(state, model, now))
+        line = self.line(model, ahead)
+        if line is None:
             return 0.0
-        pace = service / slots
-        line = min(pace, self._until_a_slot(model)) + (ahead - free) * pace
         return line + self._turns_of_others(model, line, max(self._next_claim, self._turn_ends(model)) - now)
+
+    def line(self, model: Model, ahead: int) -> float | None:
+        """Seconds until a model that serves has a slot for it, if nobody takes its place; None when one is free."""
+        slots = sum(replica.slots for replica in model.serving)
+        free = slots - sum(replica.busy for replica in model.serving)
+        if ahead < free:
+            return None
+        pace = self._pace.service(model.experience) / slots
+        return min(pace, self._until_a_slot(model)) + (ahead - free) * pace
 
     @cached_property
     def _visits(self) -> list[Visit]:
         return [self._visit(model, model.urgency()) for model in self._state.models.values() if model.is_hungry]
+
+    @cached_property
+    def _by_claim(self) -> list[Visit]:
+        return sorted(self._visits, key=lambda visit: visit.claim)
+
+    @cached_property
+    def _by_worth(self) -> list[Visit]:
+        return sorted(self._visits, key=lambda visit: visit.rank(-math.inf))
+
+    @cached_property
+    def _weight(self) -> float:
+        return sum(weight(visit.model) for visit in self._visits)
 
     @cached_property
     def _next_claim(self) -> float:
@@ -123,32 +140,40 @@ class Outlook:
         heapify(places)
         if model.promised:
             return max(0.0, places[0] - now)
-        own, others = self._visit(model, claim), [visit for visit in self._visits if visit.model is not model]
-        while others:
-            at = max(now, heappop(places))
-            first = min(others, key=lambda visit: visit.rank(at))
+        return self._in_turn(self._visit(model, claim), places)
+
+    def _in_turn(self, own: Visit, places: list[float]) -> float:
+        """Seconds until one of the places, a heap of times, is not given to another that comes before."""
+        now, seen = self._now, {own.model.spec.name}
+        due, worthy = 0, 0
+        while True:
+            at = max(now, places[0])
+            due, worthy = _next(self._by_claim, due, seen), _next(self._by_worth, worthy, seen)
+            if due == len(self._by_claim):
+                return at - now
+            first = self._by_claim[due]
+            if first.claim > at:
+                first = self._by_worth[worthy]
             if own.rank(at) <= first.rank(at):
                 return at - now
-            others.remove(first)
-            heappush(places, at + first.seconds)
-        return max(0.0, places[0] - now)
+            seen.add(first.model.spec.name)
+            heapreplace(places, at + first.seconds)
 
     def _leaves(self, replica: Replica, claim: float) -> float:
         """When this replica's place will be free for another that claims it then; infinite if it will not."""
         state, now = self._state, self._now
         model = state.models[replica.model]
-        if model.spec.pinned:
-            return math.inf
         if replica.state in LEAVING:
             return now
+        if model.spec.pinned:
+            return math.inf
         if replica.is_coming:
             began = now if replica.started is None else replica.started
             ready = max(now, began + self._pace.load(model.experience))
             return ready + self._stay(model, line_seconds(state, model))
         due = max(min(claim, self._next_claim), self._turn_ends(model))
         if model.rests(replica):
-            waiting = sum(weight(visit.model) for visit in self._visits)
-            return min(due, max(now, model.experience.lingers_until(waiting)))
+            return min(due, max(now, model.experience.lingers_until(self._weight)))
         if model.experience.returns.is_expected:
             return due
         return min(due, now + self._until_a_slot(model) + line_seconds(state, model))
@@ -157,3 +182,10 @@ class Outlook:
         """From when on a model that serves makes room for a claim that is due."""
         ready = max((replica.ready or replica.since for replica in model.serving), default=self._now)
         return ready + turn_length(self._state, model, self._now)
+
+
+def _next(visits: Sequence[Visit], position: int, seen: Container[str]) -> int:
+    """The position of the first from there on whose model has not been seen; their number when there is none."""
+    while position < len(visits) and visits[position].model.spec.name in seen:
+        position += 1
+    return position

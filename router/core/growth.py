@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from router.core.forecast import expected_wait
+from router.core.forecast import Outlook
 from router.core.lifecycle import Health, ReplicaState
 from router.core.records import Model, Replica, State
 from router.core.types import Priority
@@ -42,9 +42,11 @@ def is_worth_one_more(state: State, model: Model, now: float) -> bool:
     """Whether the line of a model that serves is so long that one more replica would come in time to shorten it."""
     if not model.queue:
         return False
-    if expected_wait(state, model, model.queue.width, now) > state.load_seconds(model):
+    # Nobody takes its place: where another wants memory and finds none, no model gets one more replica.
+    outlook = Outlook(state, now)
+    if (outlook.line(model, model.queue.width) or 0.0) > state.load_seconds(model):
         return True
-    return now + expected_wait(state, model, 0, now) >= overdue_at(state, model)
+    return now + (outlook.line(model, 0) or 0.0) >= overdue_at(state, model)
 
 
 def overdue_at(state: State, model: Model) -> float:

@@ -60,13 +60,14 @@ def _foreseen(before: Need, gpu: int, host: int, source: str) -> Need:
     return replace(before, gpu=gpu, host=host, source=source, base=host if before.base else 0)
 
 
-def observed_need(before: Need, peak: Mapping[DeviceId, int], at_ready: int = 0) -> Need:
+def observed_need(before: Need, peak: Mapping[DeviceId, int], at_ready: int = 0, *, least: int = 0) -> Need:
     """The need after a replica has been seen.
 
     Args:
         before: what was thought so far. What was seen before only grows; an estimate is replaced.
         peak: the highest bytes seen per device; empty when nothing could be seen.
         at_ready: bytes of RAM that it held before it had any work, and so had grown by nothing.
+        least: bytes of RAM that were foreseen without growth; 0 = nobody can tell the two apart.
     """
     if not peak:
         return before
@@ -77,7 +78,8 @@ def observed_need(before: Need, peak: Mapping[DeviceId, int], at_ready: int = 0)
         seen_gpu, seen_host = max(seen_gpu, before.gpu), max(seen_host, before.host)
     elif not seen_gpu:
         seen_gpu = before.gpu  # the GPUs' share could not be seen: the estimate stays
-    base = max(before.base, at_ready) if before.base else 0
+    known = 0 if before.source == RAISED else before.base  # what was asked for then was never seen
+    base = max(least, known, at_ready) if least else 0
     return replace(before, gpu=seen_gpu, host=seen_host, source=OBSERVED, base=base)
 
 

@@ -53,7 +53,7 @@ class Moves:
                 continue
             why = misfit(self._state, model)
             reason = f"cannot fit: {why}" if why else ""
-            if model.reason != reason:
+            if not why or model.reason != reason:
                 model.misfit, model.reason = bool(why), reason
                 self._out.touch(model)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,8 @@ from router.engine.limits import Limits
 from router.engine.ports import Child, DeviceMonitor, Launcher
 from router.engine.supervisor import Supervisor, SupervisorEvents
 from router.errors import RouterError
+
+_log = logging.getLogger(__name__)
 
 _LAST_WORDS = 100  # lines of a dead child's log
 
@@ -105,7 +108,10 @@ class Children:
     async def _observe_forever(self) -> None:
         while True:
             await asyncio.sleep(self._limits.observe_interval)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001  a bug must not end all later looks, of which nobody would hear
+                _log.exception("the memory of the models was not looked at")
 
     async def look(self) -> None:
         """Look at the memory of all of them, and report it."""

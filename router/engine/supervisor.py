@@ -88,6 +88,7 @@ class Supervisor:
         self._limits = limits
         self._signs: VitalSigns | None = None
         self._events = events
+        self._restoring = False
         self._ended = False
         self._stop_wanted = asyncio.Event()
         self._in_a_hurry = asyncio.Event()
@@ -152,6 +153,8 @@ class Supervisor:
         """Bytes the child holds now per device, with the devices' readings of the same moment."""
         if self.child is None or self._ended:
             return {}
+        if self._restoring:  # what it grows by now is no part of what it takes at least
+            return self.held
         self.held = self._measured | dict(await self._monitor.usage(self.child.pid))
         self.readings = readings
         await self._note_peak(self.child)
@@ -259,8 +262,9 @@ class Supervisor:
         if not self.progress.allocated:
             await self._measure(child, before)
         await self.observe(await self._monitor.read())  # before it holds anything that grows with use
-        restoring = monotonic()
+        restoring, self._restoring = monotonic(), True
         restored = await _first(child.restore_conversations(), self._until_disk_hangs())
+        self._restoring = False
         self._events.conversations(self, "restored", restored, monotonic() - restoring)
         self.phases |= {"read": serves - began, "ready": monotonic() - serves}
         self._events.replica_ready(self, slots)

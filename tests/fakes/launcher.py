@@ -28,8 +28,9 @@ class FakeChild:
         self.hold_stop: asyncio.Event | None = None  # its end waits for this
         self.kept = 0  # conversations that it saves and restores
         self.saves = 0
-        self.hold_restore: asyncio.Event | None = None
         self.hold_save: asyncio.Event | None = None
+        self.restores = 0
+        self.hold_restore: asyncio.Event | None = None
         self.progress = LoadProgress()
         self.is_healthy = True
         self.halt = ""  # why its process does not run
@@ -89,6 +90,7 @@ class FakeChild:
         return self.readings
 
     async def restore_conversations(self) -> int:
+        self.restores += 1
         if self.hold_restore is not None:
             await self.hold_restore.wait()
         return self.kept

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from router.errors import ConfigUnread
 from router.inventory import Entry, inventory
 from router.reload import Reloader
 from router.telemetry.reloads import Reloads
-from tests.support.threads import no_thread_left
 from tests.support.waiting import turn
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pipes in the file system")
@@ -98,10 +98,31 @@ async def test_a_file_that_is_being_written_calls_off_one_load_and_no_more(tmp_p
     try:
         assert not await reloader.renew("m"), "nothing has changed"
         file.write_bytes(b"GGUF and more")
-        async with asyncio.timeout(10), no_thread_left():  # as where other models' disks hang
-            assert await reloader.renew("m")
+        assert await reloader.renew("m")
         file.write_bytes(b"GGUF and more and more")
         assert not await reloader.renew("m"), "it would go on like this"
         assert not await reloader.renew("another")
     finally:
         reloader.close()
+
+
+async def test_files_are_looked_at_though_those_of_other_models_hang(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    (tmp_path / "config.json").write_text(json.dumps({"models": {"m": {"model_path": "m.gguf"}}}))
+    settings = load_settings(environ={}, cwd=tmp_path)
+    reloader = Reloader(
+        settings, inventory(settings, gpu_available=False), read=lambda: settings, gpu_available=False,
+        holders=Holder(), news=Reloads(), asked=asyncio.Event(),
+    )  # fmt: skip
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.get_running_loop().set_default_executor(pool)
+        hung = asyncio.ensure_future(asyncio.to_thread(release.wait, 30))
+        await turn()
+        try:
+            async with asyncio.timeout(10):
+                assert not await reloader.renew("m")
+        finally:
+            release.set()
+            await hung
+            reloader.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from router.core.types import Obstacle, Policy, Priority, Ticket
@@ -78,6 +80,17 @@ def test_one_that_does_not_run_dry_leaves_when_the_claim_is_due(pause: float, li
     place = drive.scheduler.place(ticket, drive.now)
     assert place is not None
     assert place.expected_wait == pytest.approx(10 + 4)
+
+
+def test_one_that_was_ejected_leaves_though_it_is_pinned() -> None:
+    drive = Drive([replace(cpu_model("a"), pinned=True), cpu_model("b")], policy=ONE)
+    drive.ask("a")
+    drive.sleep(4)
+    drive.ready("a")
+    drive.eject("a", force=True)
+    place = drive.scheduler.place(drive.ask("b"), drive.now)
+    assert place is not None
+    assert place.expected_wait == pytest.approx(4.0), "b's load"
 
 
 def test_those_with_older_claims_come_first_and_have_their_turns() -> None:

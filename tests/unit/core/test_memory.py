@@ -270,6 +270,20 @@ def test_what_it_takes_replaces_the_raise_once_it_has_worked() -> None:
     assert (drive.need("a").host, drive.need("a").source) == (3 * GIB, "observed")
 
 
+def test_a_raise_is_no_lesson_about_what_grows() -> None:
+    drive = Drive([replace(cpu_model("a"), need=Need(0, 4 * GIB, GIB, source="formula", base=4 * GIB))])
+    drive.serve("a")
+    drive.sleep(60)
+    drive.exit("a", "out of memory", exhausted=RAM)
+    assert (drive.need("a").host, drive.need("a").growth) == (5 * GIB, GIB)
+    drive.usage = {HOST: 3 * GIB}
+    drive.ready("a")
+    drive.sleep(1)
+    drive.end(drive.ask("a"))
+    drive.observe({HOST: 9 * GIB // 2}, of="a")
+    assert drive.need("a") == Need(0, 9 * GIB // 2, GIB, "observed", base=4 * GIB)
+
+
 # -- memory of others ------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +379,19 @@ def test_what_was_refused_has_not_failed_any_more_once_it_could_fit() -> None:
         assert view.reason.endswith(told)
     assert view.reason == ""
     assert drive.status("huge") is Status.FAILED
+
+
+def test_nor_when_it_was_asked_for_and_given_up_meanwhile() -> None:
+    drive = Drive([replace(cpu_model("p", 5), pinned=True), cpu_model("b", 10), cpu_model("a", 12)])
+    drive.rest("p")
+    drive.serve("b")
+    assert drive.ask("a") in drive.rejected
+    drive.eject("p")
+    drive.exit("p")
+    drive.load("a")
+    drive.eject("a")
+    drive.observe()
+    assert drive.status("a") is Status.OFF
 
 
 def test_a_gpu_that_cannot_be_read_gets_no_new_model() -> None:

@@ -81,6 +81,16 @@ def test_one_more_is_loaded_when_it_comes_in_time_to_be_of_use(line: Line) -> No
     assert (drive.starts() == ["a", "a"]) == line.grows
 
 
+def test_nobody_takes_its_place_where_the_memory_is_idle() -> None:
+    drive = hot()
+    taught(drive, 0.5)
+    drive.sleep(20)
+    for _ in range(2):
+        drive.ask("a")
+    drive.ask("c", Priority.HIGH)
+    assert drive.starts() == ["a", "c"], "the line of a is no longer for c, which has a place of its own"
+
+
 def test_there_are_never_more_than_allowed() -> None:
     drive = hot(most=3)
     grown(drive, 3)

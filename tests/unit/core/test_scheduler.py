@@ -405,6 +405,14 @@ def test_a_prompt_cache_that_was_seen_is_not_booked_again() -> None:
         drive.ready("a")
 
 
+def test_what_an_earlier_one_was_seen_to_take_stays_booked_though_the_next_has_not_touched_it_yet() -> None:
+    spec = replace(cpu_model("a"), need=Need(0, 3 * GIB, GIB, source="learned", base=3 * GIB))
+    drive = Drive([spec])
+    drive.usage = {HOST: 2 * GIB}
+    drive.rest("a")
+    assert drive.scheduler.view("a", drive.now).booked == {HOST: 4 * GIB}
+
+
 def test_what_a_model_holds_before_it_has_worked_is_no_prompt_cache() -> None:
     spec = replace(cpu_model("a"), need=Need(0, 3 * GIB, GIB, source="formula", base=3 * GIB))
     drive = Drive([spec])

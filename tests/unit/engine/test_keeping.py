@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from router.core.types import HOST, Device, DeviceKind, DeviceView, Policy, Priority, Status
+from router.core.types import HOST, Device, DeviceId, DeviceKind, DeviceView, ModelSpec, Need, Policy, Priority, Status
 from router.engine.read_ahead import spare_ram
 from tests.fakes.launcher import GIB, FakeChild, FakeDevices, FakeLauncher
 from tests.unit.engine.conftest import Bench
@@ -28,6 +28,36 @@ async def test_an_eviction_saves_and_the_next_load_restores(bench: Any) -> None:
         await use(b, "b")
         assert first.saves == 1
         assert b.seen.kept == [("a", "restored", 2), ("a", "saved", 2), ("b", "restored", 2)]
+
+
+class Filling(FakeDevices):
+    """RAM of which each child takes so many bytes."""
+
+    taken = GIB // 2
+
+    async def usage(self, pid: int) -> Mapping[DeviceId, int]:
+        return {HOST: self.taken}
+
+    async def high_water(self, pid: int) -> Mapping[DeviceId, int]:
+        return {HOST: self.taken}
+
+
+async def test_what_is_restored_is_no_part_of_what_the_model_takes_at_least(bench: Any) -> None:
+    launcher, devices = FakeLauncher(ready_at_once=False), Filling()
+    model = ModelSpec("a", 1, Need(0, GIB, GIB, source="formula", base=GIB // 4))
+    async with bench(models=[model], launcher=launcher, monitor=devices, observe_interval=0.01) as b:
+        using = asyncio.create_task(use(b, "a"))
+        await b.until(lambda: len(launcher.children) == 1)
+        (child,) = launcher.children
+        child.hold_restore = asyncio.Event()
+        child.become_ready()
+        await b.until(lambda: child.restores == 1)
+        devices.taken, looks = 2 * GIB, devices.looks
+        await b.until(lambda: devices.looks > looks + 3)
+        child.hold_restore.set()
+        await using
+        await b.until(lambda: b.engine.view("a").estimate.host == 2 * GIB)
+        assert b.engine.view("a").estimate.base == GIB // 2
 
 
 async def test_the_child_is_stopped_once_they_are_saved(bench: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router.core.types import DeviceKind, Exhaustion, Policy, Priority, Status
+from router.core.types import DeviceKind, DeviceReading, Exhaustion, Policy, Priority, Status
 from router.engine.ports import LoadProgress
 from router.errors import RouterError
 from tests.fakes.launcher import GIB, FakeDevices, FakeLauncher
@@ -33,6 +33,19 @@ async def test_a_load_that_runs_out_of_memory_is_tried_once_more(bench: Any) -> 
         await rig.until(lambda: len(launcher.children) == 2)
         launcher.children[1].become_ready()
         await serve(waiting)
+
+
+async def test_a_look_that_goes_wrong_is_not_the_last(bench: Any) -> None:
+    class Shaky(FakeDevices):
+        async def read(self) -> tuple[DeviceReading, ...]:
+            found = await super().read()
+            if self.looks == 2:
+                raise RuntimeError("a bug")
+            return found
+
+    devices = Shaky(24)
+    async with bench(monitor=devices, observe_interval=0.01) as rig:
+        await rig.until(lambda: devices.looks > 3)
 
 
 async def test_the_second_time_its_waiters_are_told(bench: Any) -> None:
