@@ -319,6 +319,7 @@ def test_a_file_that_serves_nothing(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
+        ("x" * 5000, "no such file"),
         ("models/b.gguf", "no such file"),
         ("models", "not a regular file"),
         ("models/../models/a.gguf", "may not leave"),
