@@ -9,10 +9,16 @@ from router.engine.news import News
 
 
 async def test_everybody_is_woken_by_each_change() -> None:
-    news, changes = News(), list[int]()
-    waiting = [asyncio.create_task(news.until(partial(lambda wanted: len(changes) >= wanted, n))) for n in (1, 2, 2)]
+    news, changes, looks = News(), list[int](), asyncio.Semaphore(0)
+
+    def met(wanted: int) -> bool:
+        looks.release()
+        return len(changes) >= wanted
+
+    waiting = [asyncio.create_task(news.until(partial(met, wanted))) for wanted in (1, 2, 2)]
     for change in range(2):
-        await asyncio.sleep(0)
+        for _ in waiting:
+            await looks.acquire()
         changes.append(change)
         news.spread()
     async with asyncio.timeout(5):
@@ -28,15 +34,16 @@ async def test_patience_ends() -> None:
 
 
 async def test_a_look_may_end_the_wait_with_an_error() -> None:
-    news, looks = News(), iter([False, True])
+    news, looked = News(), asyncio.Event()
 
     def look() -> bool:
-        if next(looks):
+        if looked.is_set():
             raise LookupError("gone")
+        looked.set()
         return False
 
     waiting = asyncio.create_task(news.until(look))
-    await asyncio.sleep(0)
+    await looked.wait()
     news.spread()
     with pytest.raises(LookupError, match="gone"):
         await waiting
