@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from router.core.commands import Reject, RejectCode
-from router.core.forecast import expected_wait
+from router.core.forecast import Outlook
 from router.core.lifecycle import Health
 from router.core.obstacle import shortage
 from router.core.records import Model, State
@@ -37,7 +37,7 @@ def refusal(state: State, model: Model, ticket: Ticket, now: float, *, closing: 
         return reject(RejectCode.BACKING_OFF, message, model.retry_at - now)
     if not ticket.again and len(model.queue) >= state.policy.max_queue:
         message = f"The queue of model '{name}' is full ({state.policy.max_queue} waiting)."
-        return reject(RejectCode.QUEUE_FULL, message, _bounded(expected_wait(state, model, 0, now)))
+        return reject(RejectCode.QUEUE_FULL, message, _bounded(Outlook(state, now).wait(model, 0)))
     return None
 
 
@@ -52,7 +52,7 @@ def timed_out(state: State, model: Model, ticket: Ticket, now: float) -> Reject:
     message = f"No slot of model '{ticket.model}' became free within {waited:.0f} s ({model.status} now)."
     if lacks := shortage(state, model):
         message = f"{message} It waits for room: it {lacks}."
-    retry_after = _bounded(expected_wait(state, model, model.queue.width, now))
+    retry_after = _bounded(Outlook(state, now).wait(model, model.queue.width))
     return Reject(ticket.id, ticket.model, RejectCode.TIMEOUT, message, retry_after)
 
 

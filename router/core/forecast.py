@@ -11,13 +11,8 @@ from typing import NamedTuple
 from router.core.experience import Pace
 from router.core.lifecycle import LEAVING, ReplicaState
 from router.core.records import Model, Replica, State
-from router.core.turns import SHORTEST_SEC, line_seconds, turn_length, weight
+from router.core.turns import density, line_seconds, turn_length, weight
 from router.core.types import Priority
-
-
-def expected_wait(state: State, model: Model, ahead: int, now: float) -> float:
-    """Seconds until a request gets its slot if those before it in the line of its model take `ahead` slots."""
-    return Outlook(state, now).wait(model, ahead)
 
 
 class Visit(NamedTuple):
@@ -87,8 +82,7 @@ class Outlook:
     def _visit(self, model: Model, claim: float) -> Visit:
         load = self._pace.load(model.experience)
         line = model.queue.width * self._pace.service(model.experience) / model.spec.slots
-        density = weight(model) / max(SHORTEST_SEC, load + line)
-        return Visit(model, claim, model.promised, density, load + self._stay(model, line))
+        return Visit(model, claim, model.promised, density(model, load, line), load + self._stay(model, line))
 
     def _stay(self, model: Model, line: float) -> float:
         """How long a model that is loaded now will serve a line of so many seconds until another has its place."""

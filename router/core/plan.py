@@ -12,7 +12,7 @@ from router.core.lifecycle import LEAVING, ReplicaState
 from router.core.placement import Shortage
 from router.core.records import Model, Replica, State, Want
 from router.core.room import Room, beside_pinned
-from router.core.turns import density, turn_length, weight
+from router.core.turns import density, line_seconds, turn_length, weight
 from router.core.types import DeviceId, Placement
 
 
@@ -76,7 +76,8 @@ def _turn(state: State, model: Model, now: float) -> tuple[float, ...]:
     urgency = model.urgency()
     if urgency <= now:
         return (0, urgency, model.yielded)
-    return (1 if model.promised else 2, -density(state, model), urgency, -model.want)
+    dense = density(model, state.load_seconds(model), line_seconds(state, model))
+    return (1 if model.promised else 2, -dense, urgency, -model.want)
 
 
 def _may_return(state: State, replica: Replica) -> bool:

@@ -7,7 +7,7 @@ from router.core.types import Priority
 
 # What a waiting request of each class is worth when it is chosen whom to load next.
 _WEIGHTS = {Priority.HIGH: 4.0, Priority.NORMAL: 1.0, Priority.LOW: 0.25}
-SHORTEST_SEC = 1e-3
+_SHORTEST_SEC = 1e-3
 # At least half of such a line is done in the load more that its model is given for it.
 _LOADS_OF_A_SHORT_LINE = 2.0
 
@@ -22,12 +22,9 @@ def line_seconds(state: State, model: Model) -> float:
     return model.queue.width * state.service_seconds(model) / model.slots
 
 
-def density(state: State, model: Model) -> float:
-    """Weighted requests that wait, per second that loading the model and serving them takes."""
-    if not model.queue:
-        return 0.0
-    serving = model.queue.width * state.service_seconds(model) / model.spec.slots
-    return weight(model) / max(SHORTEST_SEC, state.load_seconds(model) + serving)
+def density(model: Model, load: float, line: float) -> float:
+    """Weighted requests that wait, per second that loading the model and serving its line take."""
+    return weight(model) / max(_SHORTEST_SEC, load + line)
 
 
 def turn_length(state: State, model: Model, now: float) -> float:
